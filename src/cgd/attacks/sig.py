@@ -1,0 +1,33 @@
+"""SIG (Barni et al. 2019, arXiv 1902.11237): a faint vertical sine grating, labels untouched."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cgd.attacks.base import Attack, register
+
+
+@register
+@dataclass(frozen=True)
+class Sig(Attack):
+    """Clean-label; the attacker changes some images of the target class, nothing else.
+
+    Attributes:
+        delta: amplitude, of 255 (BackdoorBench: 40).
+        frequency: periods across the image (paper and BackdoorBench: 6).
+    """
+
+    name = "sig"
+    family = "clean-label"
+    source = "arXiv 1902.11237"
+
+    delta: float = 40.0
+    frequency: float = 6.0
+
+    def trigger(self, images: Tensor) -> Tensor:
+        width = images.shape[-1]
+        column = torch.arange(width, device=images.device)
+        wave = self.delta * torch.sin(2 * math.pi * self.frequency * column / width)
+        return (images.float() + wave).round().clamp(0, 255).to(images.dtype)

@@ -1,0 +1,278 @@
+"""The `cgd` command: reads options, calls the library, prints a short answer."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cgd.errors import InputError
+from cgd.presets import PRESETS
+
+app = typer.Typer(
+    help="Find and undo backdoor poisoning in image data you did not collect.\n\n"
+    "DATA is a folder of class folders, a Parquet file or folder in the Hugging Face image "
+    "layout, hf:NAME[:SPLIT], torchvision:NAME[:SPLIT], or a run folder of `cgd attack`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Data = Annotated[str, typer.Argument(help="The untrusted data; see `cgd --help`.", metavar="DATA")]
+Out = Annotated[Path, typer.Option(help="Run folder; the same command continues a killed run.")]
+Seed = Annotated[int, typer.Option(help="Fixes every random choice.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        help="Height and width at which images are used; default: their own if all share one of "
+        "at most 224, else 64.",
+        min=8,
+        max=1024,
+    ),
+]
+Names = Annotated[
+    Path | None,
+    typer.Option(help="JSON file {code: readable class name}; guides need readable names."),
+]
+GuideName = Annotated[
+    str,
+    typer.Option(
+        help="Trusted model: open_clip:MODEL/PRETRAINED, onnx:FILE[?map=MAP.json], "
+        "classifier:RUN_DIR, scores:FILE.npy|.parquet or demo."
+    ),
+]
+PresetName = Annotated[
+    str, typer.Option(help="`default`, or `released`: the settings CGD's authors published.")
+]
+Scale = Annotated[
+    float | None,
+    typer.Option(help="Logit scale of the guide: 1 = raw cosines, 100 = as CLIP is trained."),
+]
+Model = Annotated[
+    Path,
+    typer.Option(help="Run folder of `cgd train`, or a weight file (.safetensors, .pt) + --arch."),
+]
+Arch = Annotated[
+    str, typer.Option(help="small_resnet, preactresnet18, torchvision:NAME or timm:NAME.")
+]
+CheckpointArch = Annotated[
+    str | None,
+    typer.Option(help="Architecture of a weight file: small_resnet, torchvision:NAME, ..."),
+]
+Flip = Annotated[
+    bool, typer.Option(help="Mirror images in training; --no-flip for signs, digits, text.")
+]
+Test = Annotated[
+    str | None, typer.Option(help="Clean test data, only to measure with; same forms as DATA.")
+]
+AttackRun = Annotated[
+    Path | None,
+    typer.Option(
+        help="Run folder of `cgd attack` whose trigger to measure with; default: DATA's own."
+    ),
+]
+SuspectName = Annotated[
+    str | None,
+    typer.Option(help="short, released, out-of-fold, or checkpoint (use --model's predictions)."),
+]
+
+
+@app.command()
+def attack(
+    name: Annotated[str, typer.Argument(help="Name of the attack; `list` shows all.")],
+    data: Annotated[str | None, typer.Argument(help="Clean data.", metavar="DATA")] = None,
+    out: Out = Path("poisoned"),
+    rate: Annotated[float, typer.Option(help="Poisoned share of all samples.")] = 0.05,
+    target: Annotated[int, typer.Option(help="Number of the attacker's class.")] = 0,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Parameter of the attack as KEY=VALUE; can be repeated."),
+    ] = None,
+    size: Size = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Poison a data set, to try defences on.
+
+    Writes data.parquet (the poisoned data), poison.json (the ground truth) and the trigger.
+
+    Example: cgd attack badnets photos/ --rate 0.05 --target 0 --set patch=4 --out poisoned
+    """
+    from cgd import commands
+
+    if name == "list":
+        commands.print_attacks()
+        return
+    if data is None:
+        raise InputError(f"cgd attack {name}: name the DATA to poison")
+    commands.attack(name, data, out, rate, target, parameter or [], size, seed, device)
+
+
+@app.command()
+def train(
+    data: Data,
+    out: Out = Path("victim"),
+    arch: Arch = "small_resnet",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 12,
+    batch: Annotated[int, typer.Option(min=2, help="Images a step.")] = 128,
+    lr: Annotated[float, typer.Option(help="Peak learning rate of SGD.")] = 0.1,
+    flip: Flip = True,
+    test: Test = None,
+    attack: AttackRun = None,
+    size: Size = None,
+    names: Names = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Train an image classifier; on poisoned data, it becomes the victim.
+
+    A model trained on data you trust can serve as guide: --guide classifier:OUT
+
+    Example: cgd train photos/ --arch torchvision:resnet18 --size 64 --out victim
+    """
+    from cgd import commands
+    from cgd.training import Recipe
+
+    recipe = Recipe(epochs=epochs, batch=batch, lr=lr, flip=flip)
+    commands.train(data, out, arch, recipe, test, attack, size, names, seed, device)
+
+
+@app.command()
+def scan(
+    data: Data,
+    out: Out = Path("scan"),
+    guide: GuideName = "open_clip:ViT-B-32/laion2b_s34b_b79k",
+    preset: PresetName = "default",
+    suspect: SuspectName = None,
+    arch: Arch = "small_resnet",
+    model: Annotated[
+        Path | None, typer.Option(help="With --suspect checkpoint: a model trained on DATA.")
+    ] = None,
+    scale: Scale = None,
+    size: Size = None,
+    names: Names = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Find out which samples are likely poisoned.
+
+    Writes scores.parquet (a row a sample), result.json and report.html.
+
+    Example: cgd scan photos/ --out scan
+    """
+    from cgd import commands
+
+    options = commands.ScanOptions(guide, preset, suspect, arch, scale)
+    commands.scan(data, out, options, model, size, names, seed, device)
+
+
+@app.command()
+def defend(
+    data: Data,
+    model: Model,
+    out: Out = Path("repaired"),
+    guide: GuideName = "open_clip:ViT-B-32/laion2b_s34b_b79k",
+    preset: PresetName = "default",
+    suspect: SuspectName = None,
+    arch: CheckpointArch = None,
+    scan: Annotated[
+        Path | None, typer.Option(help="Run folder of `cgd scan` of the same data, to reuse.")
+    ] = None,
+    scale: Scale = None,
+    flip: Flip = True,
+    test: Test = None,
+    attack: AttackRun = None,
+    size: Size = None,
+    names: Names = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Repair a model that was trained on poisoned data.
+
+    Scans the data (or reuses --scan), then unlearns what the likely poisoned part taught. Writes
+    model.safetensors, scores.parquet, result.json and report.html. --test measures, and decides
+    nothing.
+
+    Example: cgd defend photos/ --model victim --test photos-test/ --out repaired
+    """
+    from cgd import commands
+
+    options = commands.ScanOptions(guide, preset, suspect, "small_resnet", scale)
+    commands.defend(
+        data, model, out, options, arch, scan, flip, test, attack, size, names, seed, device
+    )
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder of `cgd train` or `cgd defend`.")],
+    test: Annotated[str, typer.Option(help="Clean test data; same forms as DATA.")],
+    attack: Annotated[
+        Path | None, typer.Option(help="Run folder of `cgd attack` whose trigger to measure with.")
+    ] = None,
+    names: Names = None,
+    device: Device = "auto",
+) -> None:
+    """Measure a model: clean accuracy and, with an attack, its success rate.
+
+    Example: cgd evaluate repaired --test photos-test/ --attack poisoned
+    """
+    from cgd import commands
+
+    commands.evaluate(run, test, attack, names, device)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder of `cgd scan` or `cgd defend`.")],
+    data: Annotated[str | None, typer.Option(help="The data, to show pictures again.")] = None,
+) -> None:
+    """Write report.html of a run again."""
+    from cgd import commands
+
+    commands.report(run, data)
+
+
+@app.command()
+def demo(
+    out: Out = Path("demo-run"),
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Run the whole line offline on handwritten digits, in about two minutes.
+
+    Plants a trigger, trains a victim, scans, repairs, measures, and writes a report.
+    """
+    from cgd.demo import run_demo
+    from cgd.training import pick_device
+
+    path = run_demo(out, seed=seed, device=pick_device(device))
+    print(path)
+
+
+def main() -> None:
+    """Run the command; 0 = done, 1 = failed, 2 = bad usage or bad input."""
+    sys.exit(_exit_code(app))
+
+
+def _exit_code(run: Callable[[], Any]) -> int:
+    try:
+        run()
+    except InputError as error:
+        print(f"cgd: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"cgd: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("cgd: interrupted; the same command continues", file=sys.stderr)
+        return 130
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 1
+    return 0
+
+
+__all__ = ["PRESETS", "app", "main"]

@@ -1,0 +1,80 @@
+"""`load`: from what the user names to decoded, labelled images."""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from cgd.data.dataset import ImageData
+from cgd.data.folder import list_folder
+from cgd.data.hub import list_hub
+from cgd.data.listing import Listing, rename_classes
+from cgd.data.loading import decode_listing
+from cgd.data.parquet import list_parquet
+from cgd.data.vision import list_torchvision
+from cgd.errors import InputError
+
+SCHEMES: dict[str, Callable[[str], Listing]] = {
+    "hf": list_hub,
+    "torchvision": list_torchvision,
+}
+
+
+def load(
+    source: str | Path, *, size: int | None = None, names: Mapping[str, str] | None = None
+) -> ImageData:
+    """Read labelled images, decoded to RGB squares of one size.
+
+    Images are squashed to the square (bicubic), never cropped, so that a trigger in a corner stays
+    in the picture. An image that cannot be used (damaged, too large, not an image) is skipped and
+    listed with the reason in `ImageData.skipped`.
+
+    Args:
+        source: a folder of class folders; a Parquet file or a folder of them (columns `image` and
+            `label`); `hf:NAME[:SPLIT]`; `torchvision:NAME[:SPLIT]`; or the output folder of
+            `cgd attack`, of which only the images and labels are read.
+        size: height and width in pixels; by default the size that the images share, if they are
+            square and at most 224 pixels, and 64 otherwise.
+        names: readable names for class codes; classes not in it keep their name.
+
+    Raises:
+        InputError: the source cannot be read, has labels outside its classes, fewer than two
+            classes, or a class without usable images.
+    """
+    listing = list_source(source)
+    if names is not None:
+        listing = rename_classes(listing, names)
+    return decode_listing(listing, size)
+
+
+def list_source(source: str | Path) -> Listing:
+    """Find out what `source` is, and list its rows without decoding them."""
+    scheme, colon, rest = str(source).partition(":")
+    if isinstance(source, str) and colon:
+        if scheme in SCHEMES:
+            return SCHEMES[scheme](rest)
+        if not os.path.exists(source) and re.fullmatch(r"[A-Za-z]\w+", scheme):
+            known = ", ".join(f"{name}:" for name in SCHEMES)
+            raise InputError(f"{source}: unknown scheme {scheme!r}; known are {known} and paths")
+    # os.path, unlike pathlib, takes any string, however long or odd.
+    if os.path.isdir(source):
+        return _list_directory(Path(source))
+    if os.path.isfile(source):
+        return list_parquet([Path(source)], str(source))
+    raise InputError(f"{source}: no such file or folder")
+
+
+def _list_directory(path: Path) -> Listing:
+    # The output of `cgd attack`: poison.json is the ground truth, which no defence may open.
+    poisoned = path / "data.parquet"
+    if poisoned.is_file() and (path / "poison.json").is_file():
+        return list_parquet([poisoned], str(path))
+    try:
+        files = sorted(
+            file
+            for file in path.iterdir()
+            if file.suffix == ".parquet" and file.is_file() and not file.name.startswith(".")
+        )
+        return list_parquet(files, str(path)) if files else list_folder(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error

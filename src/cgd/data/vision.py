@@ -1,0 +1,91 @@
+"""Data sets of `torchvision.datasets`, by class name."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cgd.data.listing import Listing, Stored, encode_labels
+from cgd.errors import InputError
+
+
+def list_torchvision(name_and_split: str) -> Listing:
+    """List the images of `NAME[:SPLIT]`, such as `CIFAR10:test`; the split is `train` by default.
+
+    The files are downloaded to `~/.cache/cgd/torchvision` on first use. Some readers of torchvision
+    (CIFAR among them) unpickle what they downloaded, but only official files whose MD5 they know.
+
+    Raises:
+        InputError: no such class, no such split, or the data cannot be fetched or has no labels.
+    """
+    name, _, split = name_and_split.partition(":")
+    source = f"torchvision:{name_and_split}"
+    dataset = _open(name, split or "train", source)
+    names = getattr(dataset, "classes", None)
+    if not (isinstance(names, list | tuple) and all(isinstance(item, str) for item in names)):
+        names = None
+    labels, classes = encode_labels(
+        _labels(dataset, source), tuple(names) if names else None, source
+    )
+
+    def read(rows: Sequence[int]) -> Iterator[Stored]:
+        for row in rows:
+            yield _read(dataset, row)
+
+    return Listing(source, classes, labels, read)
+
+
+def _open(name: str, split: str, source: str) -> Any:
+    import torchvision.datasets
+
+    maker = getattr(torchvision.datasets, name, None)
+    if not (isinstance(maker, type) and issubclass(maker, torchvision.datasets.VisionDataset)):
+        raise InputError(
+            f"{source}: torchvision.datasets has no {name!r}; it has, among others, CIFAR10, "
+            "CIFAR100, FashionMNIST, GTSRB, MNIST and SVHN"
+        )
+    accepted = inspect.signature(maker).parameters
+    if "train" in accepted and split not in ("train", "test"):
+        raise InputError(f"{source}: no split {split!r}; it has train and test")
+    if not {"train", "split"} & set(accepted) and split != "train":
+        raise InputError(f"{source}: no split {split!r}; this data set has no splits")
+    root = Path.home() / ".cache" / "cgd" / "torchvision"
+    settings = {"root": str(root), "train": split == "train", "split": split, "download": True}
+    # Readers and downloads fail in their own ways: RuntimeError, URLError, TypeError, ...
+    try:
+        return maker(**{key: value for key, value in settings.items() if key in accepted})
+    except Exception as error:
+        text = str(error).partition("\n")[0]
+        raise InputError(f"{source}: torchvision cannot load it ({text})") from error
+
+
+def _labels(dataset: Any, source: str) -> NDArray[np.int64]:
+    """Labels, int64 [rows]; every sample is read if no public attribute has them."""
+    for attribute in ("targets", "labels"):
+        if hasattr(dataset, attribute):
+            values = np.asarray(getattr(dataset, attribute))
+            break
+    else:
+        values = np.asarray([dataset[row][1] for row in range(len(dataset))])
+    if values.shape != (len(dataset),) or not np.issubdtype(values.dtype, np.integer):
+        raise InputError(f"{source}: not a classification data set with one label an image")
+    return values.astype(np.int64)
+
+
+def _read(dataset: Any, row: int) -> Stored:
+    """Give a sample as an image file: PPM, which is lossless and the same bytes everywhere."""
+    path = f"row {row}"
+    try:
+        image = dataset[row][0]
+    except Exception as error:
+        return Stored(path, problem=f"torchvision cannot read it ({error})")
+    if not isinstance(image, Image.Image):
+        return Stored(path, problem="not an image")
+    encoded = BytesIO()
+    image.convert("RGB").save(encoded, "PPM")
+    return Stored(path, content=encoded.getvalue())

@@ -1,0 +1,126 @@
+"""Measuring with test images and with ground truth: the one place that may see either."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from cgd.attacks import Attack, Manifest
+from cgd.data.dataset import ImageData
+from cgd.errors import InputError
+from cgd.metrics import (
+    accuracy,
+    attack_success_rate,
+    defense_effectiveness,
+    robust_accuracy,
+    separation,
+)
+from cgd.models import Classifier
+from cgd.pipeline import Scan
+from cgd.training import predict
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model behaves on test images, in percent; None = not measured.
+
+    Attributes:
+        ca: clean accuracy.
+        asr: attack success rate, on triggered images of other classes than the target.
+        ra: robust accuracy, the same images against their true labels.
+    """
+
+    ca: float | None = None
+    asr: float | None = None
+    ra: float | None = None
+
+
+def evaluate(
+    model: Classifier,
+    test: ImageData,
+    attack: Attack | None = None,
+    target: int = 0,
+    *,
+    device: torch.device | None = None,
+) -> Evaluation:
+    """Measure a model on clean and, with an attack, on triggered test images.
+
+    Args:
+        model: the classifier.
+        test: clean test images with true labels.
+        attack: puts the trigger on them; None for clean accuracy alone.
+        target: the attacker's class.
+        device: where to compute.
+
+    Raises:
+        InputError: the test images do not fit the model.
+    """
+    check_fit(model, test)
+    labels = test.labels.numpy()
+    ca = accuracy(_predicted(model, test.images, device), labels)
+    if attack is None:
+        return Evaluation(ca)
+    others = torch.from_numpy(np.flatnonzero(labels != target))
+    predicted = np.concatenate(
+        [
+            _predicted(model, attack.trigger(test.images[rows]), device)
+            for rows in torch.split(others, 5000)
+        ]
+    )
+    true = labels[others.numpy()]
+    return Evaluation(
+        ca,
+        attack_success_rate(predicted, true, target),
+        robust_accuracy(predicted, true, target),
+    )
+
+
+def _predicted(
+    model: Classifier, images: torch.Tensor, device: torch.device | None
+) -> NDArray[np.int64]:
+    labels: NDArray[np.int64] = predict(model, images, device=device).argmax(1).numpy()
+    return labels
+
+
+def check_fit(model: Classifier, data: ImageData) -> None:
+    """Make sure that a model can be fed with the data.
+
+    Raises:
+        InputError: size or number of classes differ.
+    """
+    card = model.card
+    if data.size != card.size:
+        raise InputError(
+            f"{data.source}: decoded at {data.size} pixels, but the model takes {card.size}; "
+            f"load it with size={card.size}"
+        )
+    if len(data.classes) != len(card.classes):
+        raise InputError(
+            f"{data.source}: {len(data.classes)} classes, but the model has {len(card.classes)}; "
+            "use a model that was trained on these classes"
+        )
+
+
+def true_labels(data: ImageData, manifest: Manifest) -> NDArray[np.int64]:
+    """Return the labels before the attack, int64 [n]."""
+    original = dict(zip(manifest.poison, manifest.original_labels, strict=True))
+    given = data.labels.tolist()
+    return np.array([original.get(int(i), y) for i, y in zip(data.index, given, strict=True)])
+
+
+def ground_truth(data: ImageData, scan: Scan, manifest: Manifest) -> dict[str, Any]:
+    """Compare a scan with what was really done: `guide_accuracy` (percent) and `separation`."""
+    found = separation(scan.map.poison_score, scan.split, manifest.poison_rows(data.index))
+    return {
+        "guide_accuracy": accuracy(scan.map.guide_label, true_labels(data, manifest)),
+        "separation": asdict(found) if found else None,
+    }
+
+
+def effectiveness(before: Evaluation, after: Evaluation) -> float | None:
+    """DER of a repair, or None where ASR or CA was not measured."""
+    values = (before.ca, after.ca, before.asr, after.asr)
+    measured = [value for value in values if value is not None]
+    return defense_effectiveness(*measured) if len(measured) == len(values) else None

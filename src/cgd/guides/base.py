@@ -1,0 +1,122 @@
+"""What a guide is, and the registry of the kinds of guide."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from cgd.data.dataset import ImageData
+from cgd.errors import InputError
+from cgd.guides.prompts import check_templates
+from cgd.training import pick_device
+
+DEFAULT_GUIDE = "open_clip:ViT-B-32/laion2b_s34b_b79k"
+
+
+class Guide(Protocol):
+    """A trusted model that scores images against class names, without training on them.
+
+    Attributes:
+        name: the guide as the user wrote it.
+    """
+
+    name: str
+
+    def logits(self, data: ImageData) -> Tensor:
+        """Score every image against every class.
+
+        Returns:
+            float32 [n, len(data.classes)] on the CPU, at the scale the guide was trained with:
+            their softmax is its class probabilities (for CLIP, 100 x cosine).
+
+        Raises:
+            InputError: the guide does not fit the classes of the data.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an opener gets.
+
+    Attributes:
+        name: the whole specification.
+        rest: what follows the colon in it.
+        device: where to compute.
+        templates: prompts with one `{}` each, for guides that read text; None for their default.
+        cache: folder for what is kept between runs; None for the default.
+    """
+
+    name: str
+    rest: str
+    device: torch.device
+    templates: tuple[str, ...] | None
+    cache: Path | None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of guide: how it is written, and what opens it."""
+
+    form: str
+    open: Callable[[Request], Guide]
+
+
+KINDS: dict[str, Kind] = {}
+
+Opener = Callable[[Request], Guide]
+
+
+def register(form: str) -> Callable[[Opener], Opener]:
+    """Decorator: make an opener known; the part of `form` before the colon names the kind."""
+
+    def decorate(opener: Opener) -> Opener:
+        KINDS[form.partition(":")[0]] = Kind(form, opener)
+        return opener
+
+    return decorate
+
+
+def open_guide(
+    spec: str,
+    *,
+    device: torch.device | None = None,
+    templates: Sequence[str] | None = None,
+    cache: Path | None = None,
+) -> Guide:
+    """Open the guide that the user named.
+
+    Args:
+        spec: `open_clip:MODEL/PRETRAINED`, `onnx:FILE[?map=CLASSMAP.json]`, `classifier:RUN_DIR`,
+            `scores:FILE.npy|.parquet` or `demo`.
+        device: where to compute; default: a GPU if there is one.
+        templates: prompts with one `{}` each for guides that read text, or one name of a set of
+            them (see `cgd.guides.prompts`); default: what suits the classes.
+        cache: folder for embeddings that later runs reuse; default: CGD_CACHE, or
+            `~/.cache/cgd/embeddings`.
+
+    Raises:
+        InputError: unknown kind, missing or unusable file, or a model that cannot be had.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind not in KINDS:
+        forms = ", ".join(known.form for known in KINDS.values())
+        raise InputError(f"guide {spec!r}: no such kind; use {forms}")
+    checked = None if templates is None else check_templates(templates)
+    return KINDS[kind].open(Request(spec, rest, device or pick_device(), checked, cache))
+
+
+def check_classes(name: str, outputs: int, data: ImageData) -> None:
+    """Refuse a guide with another number of outputs than the data has classes.
+
+    Raises:
+        InputError: the numbers differ.
+    """
+    if outputs != len(data.classes):
+        raise InputError(
+            f"guide {name}: {outputs} classes, but {data.source} has {len(data.classes)}; "
+            "use a guide for the same classes"
+        )

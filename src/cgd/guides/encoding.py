@@ -1,0 +1,123 @@
+"""Images -> vectors of a model: every distinct image once, streamed, kept in a cache."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cgd.data.dataset import ImageData
+from cgd.errors import InputError
+from cgd.guides.cache import VectorCache
+from cgd.guides.preprocessing import Preprocessing
+from cgd.progress import track
+
+T = TypeVar("T")
+
+
+class Encoder:
+    """A vision model together with how it is fed.
+
+    Args:
+        name: what messages call it.
+        forward: prepared images float32 [n, 3, h, w] on `device` -> [n, width].
+        preprocessing: how images are prepared.
+        device: where images are prepared.
+        batch: images at once; halved for good when the device runs out of memory.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        forward: Callable[[Tensor], Tensor],
+        preprocessing: Preprocessing,
+        device: torch.device,
+        batch: int,
+    ) -> None:
+        self.name = name
+        self.forward = forward
+        self.preprocessing = preprocessing
+        self.device = device
+        self.batch = batch
+
+    def __call__(self, images: list[Tensor]) -> Tensor:
+        """Encode uint8 images [3, h, w] of any sizes; returns float16 [n, width] on the CPU.
+
+        Raises:
+            InputError: the model gives values that are not finite, or too large for float16.
+        """
+        parts: list[Tensor] = []
+        done = 0
+        while done < len(images):
+            part = images[done : done + self.batch]
+            try:
+                vectors = self.forward(self.preprocessing(part, self.device))
+            except torch.OutOfMemoryError:
+                if self.batch == 1:
+                    raise
+                self.batch //= 2
+                torch.cuda.empty_cache()
+                continue
+            parts.append(vectors.to("cpu", torch.float16))
+            done += len(part)
+        encoded = torch.cat(parts)
+        if not encoded.isfinite().all():
+            raise InputError(f"guide {self.name}: its outputs are not finite; check its weights")
+        return encoded
+
+
+@torch.inference_mode()
+def encode(data: ImageData, encoder: Encoder, cache: VectorCache) -> Tensor:
+    """Encode all images; those in the cache, and copies of an image, cost a look-up.
+
+    Vectors always pass through float16, so that stored and fresh results are the same.
+
+    Returns:
+        float32 [n, width] on the CPU.
+    """
+    names = np.ascontiguousarray(data.keys).view("V16").ravel()
+    _, first, inverse = np.unique(names, return_index=True, return_inverse=True)
+    keys = data.keys[first]
+    values, found = cache.find(keys)
+    missing = np.flatnonzero(~found)
+    # In the order of the source, which then can be read from front to back.
+    missing = missing[np.argsort(first[missing])]
+    batches = [missing[i : i + encoder.batch] for i in range(0, len(missing), encoder.batch)]
+    reads = (partial(_read, data, first[rows], encoder.preprocessing.side) for rows in batches)
+    try:
+        for rows, images in track(
+            zip(batches, _ahead(reads), strict=True), "guide", total=len(batches)
+        ):
+            vectors = encoder(images)
+            if values is None:
+                values = torch.zeros(len(keys), vectors.shape[1], dtype=torch.float16)
+            values[rows] = vectors
+            cache.add(keys[rows], vectors)
+    finally:
+        cache.flush()
+    assert values is not None
+    return values[inverse].float()
+
+
+def _read(data: ImageData, positions: NDArray[np.int64], side: int) -> list[Tensor]:
+    """Read images at the best size there is, up to a short side of `side` pixels."""
+    if data.originals is not None:
+        return data.originals(positions.tolist(), side)
+    return list(data.images[torch.from_numpy(positions)])
+
+
+def _ahead(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
+    """Yield the results of `calls` in order, with the next one made in a thread meanwhile."""
+    with ThreadPoolExecutor(1) as thread:
+        pending = None
+        for call in calls:
+            upcoming = thread.submit(call)
+            if pending is not None:
+                yield pending.result()
+            pending = upcoming
+        if pending is not None:
+            yield pending.result()

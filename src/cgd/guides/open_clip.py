@@ -1,0 +1,214 @@
+"""`open_clip:MODEL/PRETRAINED`: a CLIP-like model and prompts made of the class names.
+
+MODEL is a name that open_clip knows; PRETRAINED a tag of its published weights, or a local file of
+weights (safetensors, or a PyTorch file of plain tensors: nothing in it is executed).
+"""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cgd.data.dataset import ImageData
+from cgd.errors import InputError
+from cgd.guides.base import DEFAULT_GUIDE, Guide, Request, register
+from cgd.guides.cache import VectorCache, file_identity
+from cgd.guides.encoding import Encoder, encode
+from cgd.guides.names import code_like, default_templates, readable
+from cgd.guides.preprocessing import Preprocessing
+from cgd.guides.prompts import fill
+from cgd.progress import say
+from cgd.training import autocast
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+PROMPT_BATCH = 128
+
+
+class OpenClipGuide:
+    """Zero-shot scores: the similarity of an image and the prompts of each class."""
+
+    def __init__(
+        self,
+        name: str,
+        model: Any,
+        tokenizer: Any,
+        encoder: Encoder,
+        cache: VectorCache,
+        templates: Sequence[str] | None,
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.tokenizer = tokenizer
+        self.encoder = encoder
+        self.cache = cache
+        self.templates = templates
+
+    def logits(self, data: ImageData) -> Tensor:
+        """See `cgd.guides.Guide`; logit scale x cosine.
+
+        A SigLIP model's logit bias is left out: the same for every class, it does not change the
+        softmax.
+        """
+        names = readable(data.classes)
+        if codes := code_like(data.classes):
+            shown = ", ".join(map(repr, codes[:3]))
+            say(
+                f"guide {self.name}: {len(codes)} of {len(names)} class names look like codes "
+                f"({shown}); it reads them as text, so name the classes in words"
+            )
+        classes = self.embed_classes(names, self.templates or default_templates(data.classes))
+        images = F.normalize(encode(data, self.encoder, self.cache), dim=1)
+        return float(self.model.logit_scale.exp()) * images @ classes.T
+
+    @torch.inference_mode()
+    def embed_classes(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
+        """Average the embeddings of each class's prompts.
+
+        Returns:
+            float32 [classes, width] on the CPU, of unit length.
+        """
+        prompts = [fill(template, name) for name in names for template in templates]
+        tokens = self.tokenizer(prompts)
+        parts = [
+            self.model.encode_text(part.to(self.encoder.device), normalize=True).float().cpu()
+            for part in torch.split(tokens, PROMPT_BATCH)
+        ]
+        by_class = torch.cat(parts).reshape(len(names), len(templates), -1)
+        return F.normalize(by_class.mean(dim=1), dim=1)
+
+
+@register("open_clip:MODEL/PRETRAINED")
+def open_open_clip(request: Request) -> Guide:
+    """Open a model with published or local weights.
+
+    Raises:
+        InputError: unknown model or tag, weights that cannot be had or do not fit.
+    """
+    import open_clip
+
+    # Only PRETRAINED may hold slashes: it may be a path.
+    model_name, slash, pretrained = request.rest.partition("/")
+    if not (model_name and slash and pretrained):
+        raise InputError(
+            f"guide {request.name}: write open_clip:MODEL/PRETRAINED, such as {DEFAULT_GUIDE}"
+        )
+    if model_name not in open_clip.list_models():
+        hint = _close(model_name, open_clip.list_models())
+        raise InputError(f"guide {request.name}: open_clip has no model {model_name!r}; {hint}")
+    published = open_clip.get_pretrained_cfg(model_name, pretrained)
+    weights = _download(request.name, published) if published else _local(model_name, pretrained)
+    model = _load(model_name, weights, published, request.device)
+    preprocessing = _preprocessing(open_clip.get_model_preprocess_cfg(model))
+
+    def embed(images: Tensor) -> Tensor:
+        with autocast(request.device):
+            vectors: Tensor = model.encode_image(images, normalize=True)
+        return vectors
+
+    identity = {
+        "kind": "open_clip",
+        "model": model_name,
+        "weights": pretrained if published else file_identity(weights),
+        "preprocessing": repr(preprocessing),
+    }
+    batch = 512 if request.device.type == "cuda" else 32
+    return OpenClipGuide(
+        request.name,
+        model,
+        _tokenizer(model_name),
+        Encoder(request.name, embed, preprocessing, request.device, batch),
+        VectorCache(request.cache, identity),
+        request.templates,
+    )
+
+
+def _close(name: str, known: Sequence[str]) -> str:
+    similar = get_close_matches(name, known, n=5, cutoff=0.4)
+    return f"did you mean {', '.join(similar)}?" if similar else f"it has {', '.join(known[:8])}"
+
+
+def _download(name: str, published: Mapping[str, Any]) -> Path:
+    import open_clip
+
+    # Downloads fail in their own ways: OSError, RuntimeError, exceptions of the hub, ...
+    try:
+        return Path(open_clip.download_pretrained(dict(published)))
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"guide {name}: its weights cannot be downloaded ({reason}); connect to the network, "
+            "or name a local file of weights: open_clip:MODEL/FILE.safetensors"
+        ) from error
+
+
+def _local(model_name: str, pretrained: str) -> Path:
+    import open_clip
+
+    path = Path(pretrained).expanduser()
+    if path.suffix not in SUFFIXES:
+        tags = open_clip.list_pretrained_tags_by_model(model_name)
+        hint = _close(pretrained, tags) if tags else "it has no published weights"
+        raise InputError(
+            f"{model_name} has no weights {pretrained!r}; {hint} (or name a file "
+            f"{', '.join('*' + suffix for suffix in SUFFIXES)})"
+        )
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; name the weights of {model_name}")
+    return path
+
+
+def _load(
+    model_name: str, weights: Path, published: Mapping[str, Any], device: torch.device
+) -> Any:
+    import open_clip
+
+    # `size` follows from the model; the other settings belong to the weights.
+    settings = {key: value for key, value in published.items() if key != "size"}
+    # A damaged or foreign file makes the readers raise nearly everything.
+    try:
+        model = open_clip.create_model(
+            model_name,
+            pretrained=str(weights),
+            device=device,
+            force_quick_gelu=bool(published.get("quick_gelu")),
+            force_preprocess_cfg=settings,
+            weights_only=True,
+        )
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{weights}: no usable weights of {model_name} ({reason}); save its state_dict, best "
+            "as safetensors"
+        ) from error
+    return model.eval()
+
+
+def _tokenizer(model_name: str) -> Any:
+    import open_clip
+
+    # Some models need the tokenizer of another package, or one from the hub.
+    try:
+        return open_clip.get_tokenizer(model_name)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{model_name}: its tokenizer cannot be had ({reason}); pip install transformers, and "
+            "connect to the network once"
+        ) from error
+
+
+def _preprocessing(config: Mapping[str, Any]) -> Preprocessing:
+    size = config["size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    return Preprocessing(
+        size=(height, width),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
+        resize=config["resize_mode"],
+        fill=config["fill_color"],
+    )

@@ -1,0 +1,187 @@
+"""A network together with the card that says how to feed it."""
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cgd.errors import InputError
+from cgd.files import read_json, read_tensors, write_json, write_tensors
+from cgd.models.nets import PreActResNet18, SmallResNet
+
+OWN: dict[str, Callable[[int], nn.Module]] = {
+    "tiny_resnet": partial(SmallResNet, width=8),
+    "small_resnet": SmallResNet,
+    "preactresnet18": PreActResNet18,
+}
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """How a classifier is built and fed.
+
+    Attributes:
+        arch: `tiny_resnet`, `small_resnet`, `preactresnet18`, `torchvision:NAME` or `timm:NAME`.
+        classes: class names, in the order of the outputs.
+        size: height and width of the input, in pixels.
+        mean: per-channel mean subtracted from RGB values in [0, 1].
+        std: per-channel standard deviation they are divided by.
+    """
+
+    arch: str
+    classes: tuple[str, ...]
+    size: int
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.25, 0.25, 0.25)
+
+
+class Classifier(nn.Module):
+    """A network that takes images as they are stored.
+
+    `forward` maps RGB images [n, 3, size, size] with values in 0..255 (uint8 or float) to logits
+    [n, classes]: it scales and normalises them as the card says, then calls `net`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, card: ModelCard) -> None:
+        super().__init__()
+        self.net = net
+        self.card = card
+        self.register_buffer("mean", 255 * torch.tensor(card.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(card.std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net((images.float() - self.mean) / self.std)  # type: ignore[no-any-return]
+
+
+def build(card: ModelCard, *, seed: int = 0) -> Classifier:
+    """Build a classifier with random weights.
+
+    Raises:
+        InputError: the architecture is unknown.
+
+    >>> model = build(ModelCard("small_resnet", ("cat", "dog"), 16))
+    >>> model(torch.zeros(1, 3, 16, 16, dtype=torch.uint8)).shape
+    torch.Size([1, 2])
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = _network(card.arch, len(card.classes))
+    return Classifier(net, card)
+
+
+def _network(arch: str, classes: int) -> nn.Module:
+    room, _, name = arch.rpartition(":")
+    net: nn.Module
+    try:
+        if not room:
+            net = OWN[name](classes)
+            return net
+        if room == "torchvision":
+            import torchvision
+
+            net = torchvision.models.get_model(name, num_classes=classes)
+            return net
+        if room == "timm":
+            import timm
+
+            net = timm.create_model(name, num_classes=classes)
+            return net
+    except (KeyError, ValueError, RuntimeError, ImportError) as error:
+        raise InputError(f"model {arch!r}: {_first_line(error)}; {_REMEDY}") from error
+    raise InputError(f"model {arch!r} is unknown; {_REMEDY}")
+
+
+_REMEDY = f"use one of {', '.join(OWN)}, torchvision:NAME or timm:NAME (pip install timm)"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def save_model(folder: Path, model: Classifier) -> None:
+    """Write `model.safetensors` and `model.json` into `folder`."""
+    write_json(folder / "model.json", asdict(model.card))
+    write_tensors(folder / "model.safetensors", model.net.state_dict())
+
+
+def load_model(folder: Path) -> Classifier:
+    """Load what `save_model` wrote.
+
+    Raises:
+        InputError: a file is missing or broken, or weights and architecture disagree.
+    """
+    if not (folder / "model.json").is_file():
+        raise InputError(f"{folder}: no model.json there; name a run folder of `cgd train`")
+    card = _read_card(folder / "model.json")
+    return _with_weights(card, read_tensors(folder / "model.safetensors"), folder)
+
+
+def _read_card(path: Path) -> ModelCard:
+    record = read_json(path)
+    try:
+        return ModelCard(
+            arch=str(record["arch"]),
+            classes=tuple(str(name) for name in record["classes"]),
+            size=int(record["size"]),
+            mean=_three(record["mean"]),
+            std=_three(record["std"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: not a model card ({error!r})") from error
+
+
+def _three(values: Sequence[float]) -> tuple[float, float, float]:
+    r, g, b = (float(value) for value in values)
+    return r, g, b
+
+
+def load_checkpoint(path: Path, card: ModelCard) -> Classifier:
+    """Load foreign weights: a safetensors file, or a PyTorch file of plain tensors.
+
+    A PyTorch file is opened with `weights_only=True`, so no code in it can run. A state dict may
+    be nested under `state_dict`, `model` or `net`, and its names may start with `module.`.
+
+    Raises:
+        InputError: the file is missing, holds pickled objects, or fits another architecture.
+    """
+    if path.suffix == ".safetensors":
+        return _with_weights(card, read_tensors(path), path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise InputError(
+            f"{path}: holds pickled objects or is damaged; save `model.state_dict()` alone, "
+            "best as safetensors"
+        ) from error
+    return _with_weights(card, _plain_state(state, path), path)
+
+
+def _plain_state(state: Any, path: Path) -> dict[str, Tensor]:
+    for key in ("state_dict", "model", "net"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"{path}: not a state dict; save `model.state_dict()`")
+    return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def _with_weights(card: ModelCard, state: Mapping[str, Tensor], path: Path) -> Classifier:
+    model = build(card)
+    try:
+        model.net.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: the weights do not fit {card.arch} with {len(card.classes)} classes; "
+            "name the architecture that they were trained with"
+        ) from error
+    return model

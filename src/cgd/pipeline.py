@@ -1,0 +1,180 @@
+"""The line from untrusted images to a repaired model, readable top to bottom."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cgd.data.dataset import ImageData
+from cgd.entropy import EntropyMap, entropy_map
+from cgd.errors import InputError
+from cgd.files import read_tensors, write_tensors
+from cgd.guides import DEFAULT_GUIDE, Guide, open_guide
+from cgd.models import Classifier, ModelCard
+from cgd.presets import get_preset
+from cgd.split import Split
+from cgd.suspect import SuspectRecipe, suspect_logits
+from cgd.training import pick_device, predict
+from cgd.unlearn import Repair, Unlearning, unlearn
+
+GUIDE_SCALE = 100.0
+"""Guides give logits at the scale CLIP is trained with; a preset's scale is relative to it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """What guide and suspect say about a data set.
+
+    Attributes:
+        map: the entropy map.
+        split: likely clean, triggered and unused samples.
+        guide_logits: float32 [n, classes], at the preset's scale.
+        seconds: per stage.
+        passes: passes over the data with gradients.
+    """
+
+    map: EntropyMap
+    split: Split
+    guide_logits: Tensor
+    seconds: dict[str, float]
+    passes: float
+
+
+def scan(
+    data: ImageData,
+    guide: str | Guide = DEFAULT_GUIDE,
+    *,
+    preset: str = "default",
+    suspect: SuspectRecipe | Classifier | None = None,
+    arch: str = "small_resnet",
+    scale: float | None = None,
+    seed: int = 0,
+    device: torch.device | None = None,
+    folder: Path | None = None,
+) -> Scan:
+    """Ask guide and suspect about every label and split the data.
+
+    Args:
+        data: the untrusted data.
+        guide: a guide, or its name (see `cgd.guides`).
+        preset: `default` or `released`.
+        suspect: another suspect than the preset's, or an own model trained on the data.
+        arch: architecture of the suspect.
+        scale: another guide scale than the preset's (1 = raw cosines, 100 = as CLIP is trained).
+        seed: fixes the suspect.
+        device: where to compute; default: a GPU if there is one.
+        folder: keeps each stage's scores, so that a killed scan continues.
+
+    Raises:
+        InputError: the guide does not fit the classes, or the data cannot be split.
+    """
+    settings = get_preset(preset)
+    device = device or pick_device()
+    recipe = suspect or settings.suspect
+    guide = open_guide(guide, device=device) if isinstance(guide, str) else guide
+    raw, guide_seconds = _kept(folder, "guide", lambda: guide.logits(data))
+
+    def judge() -> Tensor:
+        if isinstance(recipe, Classifier):
+            return predict(recipe, data.images, device=device)
+        return suspect_logits(data, recipe, arch=arch, seed=seed, device=device, folder=folder)
+
+    judged, suspect_seconds = _kept(folder, "suspect", judge)
+    logits = raw * ((settings.scale if scale is None else scale) / GUIDE_SCALE)
+    ranks = entropy_map(logits, judged, data.labels)
+    return Scan(
+        map=ranks,
+        split=settings.split(ranks),
+        guide_logits=logits,
+        seconds={"guide": guide_seconds, "suspect": suspect_seconds},
+        passes=_passes(recipe),
+    )
+
+
+def defend(
+    model: nn.Module,
+    data: ImageData,
+    scan: Scan,
+    *,
+    preset: str = "default",
+    recipe: Unlearning | None = None,
+    card: ModelCard | None = None,
+    seed: int = 0,
+    device: torch.device | None = None,
+) -> nn.Module:
+    """Repair a backdoored model by CLIP-guided unlearning; the model itself stays as it is.
+
+    Args:
+        model: a `Classifier`, or any module that maps normalised images [n, 3, size, size] to
+            logits [n, classes].
+        data: the untrusted data, at the model's input size.
+        scan: its scan.
+        preset: `default` or `released`.
+        recipe: other unlearning settings than the preset's.
+        card: how to feed a plain module (mean and std); default: mean 0.5, std 0.25.
+        seed: fixes held-out samples, order and augmentation.
+        device: where to compute; default: a GPU if there is one.
+
+    Returns:
+        A repaired model of the same kind.
+
+    Raises:
+        InputError: data and scan do not belong together.
+    """
+    classifier = model if isinstance(model, Classifier) else None
+    if classifier is None:
+        classifier = Classifier(model, card or ModelCard("custom", data.classes, data.size))
+    repaired = repair(
+        classifier, data, scan, preset=preset, recipe=recipe, seed=seed, device=device
+    )
+    return repaired.model if isinstance(model, Classifier) else repaired.model.net
+
+
+def repair(
+    model: Classifier,
+    data: ImageData,
+    scan: Scan,
+    *,
+    preset: str = "default",
+    recipe: Unlearning | None = None,
+    seed: int = 0,
+    device: torch.device | None = None,
+) -> Repair:
+    """As `defend`, and tell how the repair went."""
+    if len(scan.guide_logits) != len(data):
+        raise InputError(
+            f"the scan is of {len(scan.guide_logits)} samples, the data has {len(data)}; "
+            "scan this data"
+        )
+    return unlearn(
+        model,
+        data,
+        scan.split,
+        scan.guide_logits,
+        recipe or get_preset(preset).unlearning,
+        seed=seed,
+        device=device,
+    )
+
+
+def _passes(suspect: SuspectRecipe | Classifier) -> float:
+    if isinstance(suspect, Classifier):
+        return 0.0
+    return suspect.training.epochs * suspect.runs * max(1, suspect.folds - 1)
+
+
+def _kept(folder: Path | None, name: str, compute: Callable[[], Tensor]) -> tuple[Tensor, float]:
+    """Return a stage's logits and seconds: from `folder` if it was finished before, or computed."""
+    path = folder / f"{name}.safetensors" if folder else None
+    if path and path.is_file():
+        stored = read_tensors(path)
+        return stored["logits"], float(stored["seconds"])
+    start = time.perf_counter()
+    logits = compute()
+    seconds = time.perf_counter() - start
+    if path:
+        write_tensors(path, {"logits": logits, "seconds": torch.tensor(seconds)})
+    return logits, seconds

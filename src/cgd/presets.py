@@ -1,0 +1,43 @@
+"""Named settings of the whole line: how CGD's authors released it, and our default."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cgd import suspect, unlearn
+from cgd.entropy import EntropyMap
+from cgd.errors import InputError
+from cgd.split import Split, released_split, score_split
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings of every stage.
+
+    Attributes:
+        scale: logit scale of the guide; 1 = raw cosines, 100 = as CLIP is trained.
+        suspect: how the suspicious model is trained.
+        split: entropy map -> parts.
+        unlearning: how the model is repaired.
+    """
+
+    scale: float
+    suspect: suspect.SuspectRecipe
+    split: Callable[[EntropyMap], Split]
+    unlearning: unlearn.Unlearning
+
+
+PRESETS = {
+    "released": Preset(1.0, suspect.RELEASED, released_split, unlearn.RELEASED),
+    "default": Preset(100.0, suspect.SHORT, score_split, unlearn.RETARGET),
+}
+
+
+def get_preset(name: str) -> Preset:
+    """Look a preset up.
+
+    Raises:
+        InputError: no such preset.
+    """
+    if name not in PRESETS:
+        raise InputError(f"preset {name!r} is unknown; there are {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,147 @@
+"""Run folders: what a command leaves behind, and how it resumes."""
+
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cgd.data.dataset import ImageData
+from cgd.entropy import EntropyMap
+from cgd.errors import InputError
+from cgd.evaluation import Evaluation, effectiveness
+from cgd.files import atomic, read_json, read_tensors, write_json
+from cgd.guides import agreement
+from cgd.pipeline import GUIDE_SCALE, Scan
+from cgd.split import Split
+
+ROWS_PER_GROUP = 65536
+
+
+def open_run(out: Path, command: str, settings: dict[str, Any]) -> None:
+    """Begin a run in `out`, or continue the same run that is there.
+
+    Args:
+        out: the run folder.
+        command: name of the command.
+        settings: all that decides the result.
+
+    Raises:
+        InputError: the folder holds another run, or other files.
+    """
+    config = {"command": command, "version": version("cgd"), **settings}
+    path = out / "config.json"
+    if path.is_file():
+        _same_run(out, read_json(path), config)
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: not empty and not a run of this command; choose another --out")
+    else:
+        write_json(path, config)
+
+
+def _same_run(out: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
+    keys = sorted(set(there) | set(wanted))
+    differing = [key for key in keys if there.get(key) != wanted.get(key)]
+    if differing:
+        raise InputError(
+            f"{out}: holds another run ({', '.join(differing)} differ); choose another --out"
+        )
+
+
+def write_scan(out: Path, data: ImageData, scan: Scan) -> None:
+    """Write `scores.parquet`: a row a sample, in row groups."""
+    ranks = scan.map
+    schema = pa.schema(
+        [
+            ("index", pa.int64()),
+            ("path", pa.string()),
+            ("label", pa.int64()),
+            ("guide_label", pa.int64()),
+            ("guide_entropy", pa.float32()),
+            ("guide_rank", pa.float32()),
+            ("suspect_entropy", pa.float32()),
+            ("suspect_rank", pa.float32()),
+            ("part", pa.string()),
+        ]
+    )
+    columns: list[Any] = [
+        data.index,
+        data.paths,
+        data.labels.numpy(),
+        ranks.guide_label,
+        ranks.guide_entropy,
+        ranks.guide_rank,
+        ranks.suspect_entropy,
+        ranks.suspect_rank,
+        scan.split.part_names(),
+    ]
+    with (
+        atomic(out / "scores.parquet") as temporary,
+        pq.ParquetWriter(temporary, schema) as writer,
+    ):
+        for start in range(0, len(data), ROWS_PER_GROUP):
+            rows = slice(start, start + ROWS_PER_GROUP)
+            arrays = [
+                pa.array(column[rows], kind.type)
+                for column, kind in zip(columns, schema, strict=True)
+            ]
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+
+
+def read_scan(folder: Path, data: ImageData) -> Scan:
+    """Read back the scan that a run folder holds.
+
+    Raises:
+        InputError: there is none, or it is of other data.
+    """
+    config = read_json(folder / "config.json")
+    if config.get("fingerprint") != data.fingerprint:
+        raise InputError(f"{folder}: its scan is of other data than {data.source}; scan this data")
+    if not (folder / "scores.parquet").is_file():
+        raise InputError(f"{folder}: no scores.parquet; run `cgd scan` to its end first")
+    table = pq.read_table(folder / "scores.parquet")
+    columns = ("guide_entropy", "guide_rank", "suspect_entropy", "suspect_rank")
+    axes = {name: table[name].to_numpy().astype(np.float64) for name in columns}
+    part = np.asarray(table["part"].to_pylist())
+    rows = [np.flatnonzero(part == name) for name in ("clean", "triggered", "unused")]
+    result = read_json(folder / "result.json")
+    stored = read_tensors(folder / "guide.safetensors")["logits"]
+    return Scan(
+        map=EntropyMap(guide_label=table["guide_label"].to_numpy(), **axes),
+        split=Split(*rows),
+        guide_logits=stored * (config["scale"] / GUIDE_SCALE),
+        seconds=result["seconds"],
+        passes=result["epochs_equivalent"],
+    )
+
+
+def scan_record(data: ImageData, scan: Scan) -> dict[str, Any]:
+    """Return what `result.json` says of a scan."""
+    split = scan.split
+    parts = {"clean": split.clean, "triggered": split.triggered, "unused": split.unused}
+    by_class = agreement(scan.guide_logits, data.labels, data.classes)
+    return {
+        "samples": len(data),
+        "parts": {name: len(rows) for name, rows in parts.items()},
+        "agreement": [asdict(entry) for entry in by_class],
+        "skipped": [asdict(entry) for entry in data.skipped],
+        "seconds": scan.seconds,
+        "epochs_equivalent": scan.passes,
+    }
+
+
+def evaluation_record(
+    before: Evaluation | None, after: Evaluation | None, truth: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Return what `result.json` says of models before and after, and of the ground truth."""
+    before, after = before or Evaluation(), after or Evaluation()
+    unknown = {"guide_accuracy": None, "separation": None}
+    return {
+        "before": asdict(before),
+        "after": asdict(after),
+        "der": effectiveness(before, after),
+        **(truth or unknown),
+    }

@@ -1,0 +1,103 @@
+"""Likely clean, likely poisoned ("triggered") and unused samples. Pure array functions."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cgd.entropy import EntropyMap
+from cgd.errors import InputError
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Row numbers of the parts, each ascending; the parts do not overlap.
+
+    Attributes:
+        clean: likely clean.
+        triggered: likely poisoned.
+        unused: neither.
+    """
+
+    clean: Rows
+    triggered: Rows
+    unused: Rows
+
+    @classmethod
+    def from_masks(cls, clean: NDArray[np.bool_], triggered: NDArray[np.bool_]) -> "Split":
+        """Build the parts from two boolean [n] masks; `triggered` wins where both are true.
+
+        Raises:
+            InputError: one of the two parts would be empty.
+        """
+        clean = clean & ~triggered
+        if not clean.any() or not triggered.any():
+            raise InputError(
+                f"the split leaves {int(clean.sum())} clean and {int(triggered.sum())} triggered "
+                f"samples of {len(clean)}; more images are needed"
+            )
+        unused = ~(clean | triggered)
+        return cls(np.flatnonzero(clean), np.flatnonzero(triggered), np.flatnonzero(unused))
+
+    def part_names(self) -> NDArray[np.str_]:
+        """Return `clean`, `triggered` or `unused` for each of the n samples."""
+        names = np.full(len(self.clean) + len(self.triggered) + len(self.unused), "unused", "U9")
+        names[self.clean] = "clean"
+        names[self.triggered] = "triggered"
+        return names
+
+
+def released_split(ranks: EntropyMap, s1: float = 0.2, s2: float = 0.1) -> Split:
+    """Split by fixed shares of each axis, as CGD's authors released it (arXiv 2507.05113).
+
+    Clean: guide rank <= 1 - s1 and suspect rank >= s1. Triggered: guide rank > 1 - s2 or
+    suspect rank < s2.
+    """
+    clean = (ranks.guide_rank <= 1 - s1) & (ranks.suspect_rank >= s1)
+    triggered = (ranks.guide_rank > 1 - s2) | (ranks.suspect_rank < s2)
+    return Split.from_masks(clean, triggered)
+
+
+def score_split(ranks: EntropyMap, triggered: float = 0.05, unused: float = 0.02) -> Split:
+    """Split by the poison score: the top share is triggered, the share below it unused.
+
+    Args:
+        ranks: the entropy map.
+        triggered: share of the samples, the highest scores.
+        unused: share of the samples next to them, too uncertain for either part.
+    """
+    score = ranks.poison_score
+    order = np.argsort(-score, kind="stable")
+    n = len(score)
+    first, second = round(n * triggered), round(n * (triggered + unused))
+    is_triggered = np.zeros(n, dtype=np.bool_)
+    is_clean = np.zeros(n, dtype=np.bool_)
+    is_triggered[order[:first]] = True
+    is_clean[order[second:]] = True
+    return Split.from_masks(is_clean, is_triggered)
+
+
+def balanced_order(labels: NDArray[np.int64], generator: np.random.Generator) -> Rows:
+    """Return row numbers in which every class appears as often as the largest one.
+
+    Smaller classes repeat whole permutations of their rows, so that no row appears twice more
+    often than another of its class. Row numbers are repeated, images never copied.
+
+    Args:
+        labels: int64 [n].
+        generator: source of the order.
+
+    Returns:
+        int64 [present classes x size of the largest class], shuffled.
+    """
+    rows_of = [np.flatnonzero(labels == c) for c in np.unique(labels)]
+    largest = max(len(rows) for rows in rows_of)
+    drawn = []
+    for rows in rows_of:
+        repeats = -(-largest // len(rows))
+        drawn.append(
+            np.concatenate([generator.permutation(rows) for _ in range(repeats)])[:largest]
+        )
+    return generator.permutation(np.concatenate(drawn))

@@ -1,0 +1,309 @@
+"""The one training loop, and what it needs: batches, augmentation, precision, prediction.
+
+Images stay uint8 until a batch is cropped, flipped and normalised on the device; losses are added
+up there too, so that nothing waits for the host inside an epoch.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from cgd.errors import InputError
+from cgd.files import read_tensors, write_tensors
+from cgd.models import Classifier
+from cgd.progress import say, track
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train from scratch.
+
+    Attributes:
+        epochs: passes over the data.
+        batch: images a step.
+        lr: (peak) learning rate.
+        optimizer: `sgd` (Nesterov momentum 0.9) or `adam`.
+        weight_decay: L2 penalty, added to the gradient.
+        schedule: `one_cycle` (linear up for a fifth of the steps, then linear down to zero) or
+            `constant`.
+        crop: random shifts by up to an eighth of the image, zeros shifted in.
+        flip: random horizontal flips; wrong for signs, digits and other images with a direction.
+    """
+
+    epochs: int = 12
+    batch: int = 128
+    lr: float = 0.1
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    weight_decay: float = 5e-4
+    schedule: Literal["one_cycle", "constant"] = "one_cycle"
+    crop: bool = True
+    flip: bool = True
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Turn `auto`, `cpu` or `cuda` into a device.
+
+    Raises:
+        InputError: the device is unknown or not present.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda"):
+        raise InputError(f"device {name!r} is unknown; use auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device cuda: no CUDA GPU can be used here; use --device cpu")
+    return torch.device(name)
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Mixed precision in bfloat16 where the hardware has it; on other CPUs it is 10x slower."""
+    if device.type == "cpu":
+        features: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+        fast = bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+    else:
+        fast = torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+
+
+def seeded(*numbers: int) -> Generator:
+    """Return a CPU generator whose stream depends on all of `numbers`."""
+    state = 0
+    for number in numbers:
+        state = (state * 6364136223846793005 + number + 1442695040888963407) % 2**63
+    return torch.Generator().manual_seed(state)
+
+
+def to_device(images: Tensor, device: torch.device) -> Tensor:
+    """Keep the uint8 images on the device when they take less than half of its free memory."""
+    if device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2:
+        return images.to(device)
+    return images
+
+
+def place(model: nn.Module, device: torch.device) -> None:
+    """Move a model to the device, convolution weights channels-last."""
+    model.to(device)
+    model.to(memory_format=torch.channels_last)
+
+
+def take(images: Tensor, rows: Tensor, device: torch.device) -> Tensor:
+    """Gather `rows` of images that lie on the device or are streamed to it."""
+    return images[rows.to(images.device)].to(device, non_blocking=True)
+
+
+def augment(images: Tensor, generator: Generator, *, crop: bool, flip: bool) -> Tensor:
+    """Shift and mirror each image of a batch at random, in one gather.
+
+    Args:
+        images: [n, 3, size, size].
+        generator: source of the randomness (CPU).
+        crop: shift by up to size / 8 pixels along both axes, with zeros shifted in.
+        flip: mirror left to right with probability one half.
+
+    Returns:
+        [n, 3, size, size], same dtype, channels-last in memory.
+    """
+    n, _, size, _ = images.shape
+    pad = size // 8 if crop else 0
+    top, left = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator)
+    mirrored = torch.rand(n, 1, generator=generator) < (0.5 if flip else 0.0)
+    line = torch.arange(size)
+    rows = (top + line).to(images.device)
+    columns = (left + torch.where(mirrored, line.flip(0), line)).to(images.device)
+    samples = torch.arange(n, device=images.device)[:, None, None]
+    padded = F.pad(images, (pad, pad, pad, pad)) if pad else images
+    return padded.permute(0, 2, 3, 1)[samples, rows[:, :, None], columns[:, None, :]].permute(
+        0, 3, 1, 2
+    )
+
+
+def shuffled_batches(n: int, batch: int, generator: Generator) -> Iterator[Tensor]:
+    """Yield int64 row numbers in random order, `batch` at a time; a last single row is left out.
+
+    (Batch normalisation cannot be computed from one image.)
+    """
+    for rows in torch.split(torch.randperm(n, generator=generator), batch):
+        if len(rows) > 1 or n == 1:
+            yield rows
+
+
+def run_steps(
+    batches: Iterable[Batch],
+    loss_of: Callable[[Batch], Tensor],
+    optimizer: torch.optim.Optimizer,
+    schedule: Callable[[int], float] | None = None,
+    first_step: int = 0,
+) -> float:
+    """Take one optimiser step a batch: the inner loop of everything that trains.
+
+    Args:
+        batches: what `loss_of` takes, one a step.
+        loss_of: the differentiable loss of a batch.
+        optimizer: updates the parameters.
+        schedule: step number -> learning rate; None keeps the optimiser's.
+        first_step: number of the first step.
+
+    Returns:
+        The mean loss over the steps (nan when there were none).
+    """
+    total = torch.zeros(())
+    steps = 0
+    for steps, batch in enumerate(batches, start=1):
+        if schedule is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = schedule(first_step + steps - 1)
+        loss = loss_of(batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        total = total.to(loss.device) + loss.detach()
+    return float(total) / steps if steps else float("nan")
+
+
+def one_cycle(peak: float, steps: int, warm_share: float = 0.2) -> Callable[[int], float]:
+    """Linear warm-up to `peak`, then linear decay to zero after `steps` steps.
+
+    >>> lr = one_cycle(1.0, 10)
+    >>> [round(lr(i), 2) for i in range(10)]
+    [0.5, 1.0, 1.0, 0.88, 0.75, 0.62, 0.5, 0.38, 0.25, 0.12]
+    """
+    warm = max(1, round(steps * warm_share))
+
+    def lr(step: int) -> float:
+        if step < warm:
+            return peak * (step + 1) / warm
+        return peak * (steps - step) / max(1, steps - warm)
+
+    return lr
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser over the parameters of `model`."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay)
+    return torch.optim.SGD(
+        parameters,
+        lr=recipe.lr,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=recipe.weight_decay,
+    )
+
+
+def train(
+    model: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    device: torch.device | None = None,
+    checkpoint: Path | None = None,
+    label: str = "training",
+) -> Classifier:
+    """Train `model` in place on labelled images with cross-entropy.
+
+    Args:
+        model: the classifier; moved to the device and left there.
+        images: uint8 [n, 3, size, size].
+        labels: int64 [n].
+        recipe: epochs, optimiser, augmentation.
+        seed: fixes the order and the augmentation (each epoch draws from seed and its number).
+        device: where to train; default: a GPU if there is one.
+        checkpoint: file that receives the state after every epoch; training resumes from it when
+            it is there and it is removed at the end.
+        label: what the progress display calls this.
+
+    Returns:
+        `model`, in evaluation mode.
+    """
+    device = device or pick_device()
+    place(model, device)
+    images, labels = to_device(images, device), labels.to(device)
+    optimizer = make_optimizer(model, recipe)
+    steps = max(1, -(-len(labels) // recipe.batch))
+    schedule = None
+    if recipe.schedule == "one_cycle":
+        schedule = one_cycle(recipe.lr, recipe.epochs * steps)
+    first = _restore(checkpoint, model, optimizer) if checkpoint else 0
+    for epoch in track(range(first, recipe.epochs), label):
+        model.train()
+        generator = seeded(seed, epoch)
+
+        def loss_of(rows: Tensor, generator: Generator = generator) -> Tensor:
+            batch = take(images, rows, device)
+            batch = augment(batch, generator, crop=recipe.crop, flip=recipe.flip)
+            with autocast(device):
+                return F.cross_entropy(model(batch).float(), labels[rows.to(device)])
+
+        batches = shuffled_batches(len(labels), recipe.batch, generator)
+        mean_loss = run_steps(batches, loss_of, optimizer, schedule, epoch * steps)
+        if not mean_loss < float("inf"):
+            raise InputError(
+                f"{label}: the loss became {mean_loss} in epoch {epoch + 1}; lower --lr"
+            )
+        if checkpoint:
+            _keep(checkpoint, model, optimizer, epoch + 1)
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
+    return model.eval()
+
+
+def _keep(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int) -> None:
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    for number, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            tensors[f"optimizer/{number}/{name}"] = torch.as_tensor(value)
+    write_tensors(path, tensors | {"epochs": torch.tensor(epochs)})
+
+
+def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Load what `_keep` wrote, if it is there; return the number of epochs that are done."""
+    if not path.is_file():
+        return 0
+    tensors = read_tensors(path)
+    epochs = int(tensors.pop("epochs"))
+    state: dict[int, dict[str, Tensor]] = {}
+    for key in [key for key in tensors if key.startswith("optimizer/")]:
+        _, number, name = key.split("/")
+        state.setdefault(int(number), {})[name] = tensors.pop(key)
+    model.load_state_dict({key.removeprefix("model/"): value for key, value in tensors.items()})
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    say(f"resuming after epoch {epochs}")
+    return epochs
+
+
+@torch.inference_mode()
+def predict(
+    model: nn.Module, images: Tensor, *, device: torch.device | None = None, batch: int = 1000
+) -> Tensor:
+    """Return the logits of `model` in evaluation mode, without augmentation.
+
+    Args:
+        model: maps uint8 images [n, 3, size, size] to logits [n, classes].
+        images: uint8 [n, 3, size, size].
+        device: where to compute; default: a GPU if there is one.
+        batch: images at once.
+
+    Returns:
+        float32 [n, classes] on the CPU.
+    """
+    device = device or pick_device()
+    place(model, device)
+    was_training = model.training
+    model.eval()
+    with autocast(device):
+        logits = [
+            model(part.to(device).contiguous(memory_format=torch.channels_last)).float()
+            for part in torch.split(images, batch)
+        ]
+    model.train(was_training)
+    return torch.cat(logits).cpu()

@@ -1,0 +1,252 @@
+"""CLIP-guided unlearning: keep what the clean part teaches, undo what the triggered part taught.
+
+Every step takes a batch of each part. The loss on the clean part is cross-entropy; the loss on
+the triggered part is what a preset is about.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cgd.data.dataset import ImageData
+from cgd.metrics import accuracy
+from cgd.models import Classifier
+from cgd.progress import track
+from cgd.split import Split, balanced_order
+from cgd.training import (
+    augment,
+    autocast,
+    one_cycle,
+    pick_device,
+    place,
+    predict,
+    run_steps,
+    seeded,
+    take,
+    to_device,
+)
+
+HELD_OUT = 0.1
+
+
+def released_loss(
+    student: Tensor,
+    labels: Tensor,
+    guide: Tensor,
+    *,
+    a: float = 5e-4,
+    b: float = 0.025,
+    t: float = 3.0,
+) -> Tensor:
+    """The released loss on the triggered part (CGD, arXiv 2507.05113): distil and push away.
+
+    a * T^2 * KL(softmax(guide / T) || softmax(student / T)) + b * mean log(p_label + 1e-6).
+
+    Args:
+        student: logits [n, classes] of the model under repair.
+        labels: int64 [n], the given labels.
+        guide: the guide's logits [n, classes].
+        a: weight of the distillation.
+        b: weight of the push.
+        t: temperature.
+    """
+    distil = F.kl_div(F.log_softmax(student / t, 1), F.softmax(guide / t, 1), reduction="batchmean")
+    given = F.softmax(student, 1).gather(1, labels[:, None])
+    return a * t * t * distil + b * (given + 1e-6).log().mean()
+
+
+def retarget_loss(
+    student: Tensor, labels: Tensor, guide: Tensor, *, a: float = 0.3, b: float = 0.05
+) -> Tensor:
+    """Give triggered images the guide's opinion, the given label ruled out.
+
+    a * cross-entropy to the guide's softmax without the given label + b * mean log(p_label + 1e-6).
+
+    Args:
+        student: logits [n, classes] of the model under repair.
+        labels: int64 [n], the given labels.
+        guide: the guide's logits [n, classes].
+        a: weight of the new target.
+        b: weight of the push away from the given label.
+    """
+    rest = guide.scatter(1, labels[:, None], float("-inf"))
+    teach = -(F.softmax(rest, 1) * F.log_softmax(student, 1)).sum(1).mean()
+    given = F.softmax(student, 1).gather(1, labels[:, None])
+    return a * teach + b * (given + 1e-6).log().mean()
+
+
+LOSSES = {"released": released_loss, "retarget": retarget_loss}
+
+
+@dataclass(frozen=True)
+class Unlearning:
+    """How a model is repaired.
+
+    Attributes:
+        loss: loss on the triggered part: `released` or `retarget`.
+        rounds: at most so many rounds, each followed by a look at held-out clean samples.
+        steps: at most so many steps a round (a round is also at most one pass over the clean part).
+        clean_batch: images of the clean part a step.
+        triggered_batch: images of the triggered part a step.
+        lr: learning rate of SGD.
+        momentum: of SGD, Nesterov when above zero.
+        schedule: `constant`, or `one_cycle` over all rounds.
+        weight_decay: L2 penalty.
+        tolerance: stop, and go back one round, when the held-out accuracy falls by more than so
+            many points below its best.
+        flip: mirror images at random; wrong for signs, digits and other images with a direction.
+    """
+
+    loss: str
+    rounds: int
+    steps: int
+    clean_batch: int
+    triggered_batch: int
+    lr: float
+    momentum: float = 0.0
+    schedule: str = "constant"
+    weight_decay: float = 5e-4
+    tolerance: float = 1.0
+    flip: bool = True
+
+
+RELEASED = Unlearning(
+    loss="released", rounds=10, steps=200, clean_batch=256, triggered_batch=256, lr=0.01
+)
+RETARGET = Unlearning(
+    loss="retarget",
+    rounds=5,
+    steps=50,
+    clean_batch=192,
+    triggered_batch=64,
+    lr=0.005,
+    momentum=0.9,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Repair:
+    """A repaired model and how it came about.
+
+    Attributes:
+        model: the repaired classifier.
+        held_out_accuracy: percent, before the first round and after each one, on a tenth of the
+            clean part that no step has seen.
+        kept_round: number of the round whose weights were kept; 0 = unchanged.
+        images: number of images that went through the network with gradients.
+    """
+
+    model: Classifier
+    held_out_accuracy: list[float]
+    kept_round: int
+    images: int
+
+
+def unlearn(
+    model: Classifier,
+    data: ImageData,
+    split: Split,
+    guide_logits: Tensor,
+    recipe: Unlearning,
+    *,
+    seed: int = 0,
+    device: torch.device | None = None,
+) -> Repair:
+    """Repair a backdoored model; the model that is handed in stays as it is.
+
+    Args:
+        model: the backdoored classifier.
+        data: the untrusted data.
+        split: its likely clean and triggered parts.
+        guide_logits: float [n, classes], at the scale that is wanted.
+        recipe: losses, steps, learning rate.
+        seed: fixes the held-out part, the order and the augmentation.
+        device: where to compute; default: a GPU if there is one.
+    """
+    device = device or pick_device()
+    model = copy.deepcopy(model)
+    place(model, device)
+    images, labels = to_device(data.images, device), data.labels.to(device)
+    guide = guide_logits.to(device)
+    seen, held_out = _hold_out(split.clean, seed)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+    )
+    trigger_loss = LOSSES[recipe.loss]
+
+    def held_out_accuracy() -> float:
+        logits = predict(model, data.images[torch.from_numpy(held_out)], device=device)
+        return accuracy(logits.argmax(1).numpy(), data.labels.numpy()[held_out])
+
+    accuracies = [held_out_accuracy()]
+    best, kept, count = copy.deepcopy(model.state_dict()), 0, 0
+    steps = min(recipe.steps, -(-len(seen) // recipe.clean_batch))
+    schedule = (
+        one_cycle(recipe.lr, recipe.rounds * steps) if recipe.schedule != "constant" else None
+    )
+    for number in track(range(1, recipe.rounds + 1), "unlearning"):
+        generator = seeded(seed, number)
+        model.train()
+
+        def loss_of(rows: tuple[Tensor, Tensor], generator: torch.Generator = generator) -> Tensor:
+            clean, triggered = (part.to(device) for part in rows)
+            batch = take(images, torch.cat(rows), device)
+            batch = augment(batch, generator, crop=True, flip=recipe.flip)
+            with autocast(device):
+                logits = model(batch).float()
+            student, suspicious = logits.split([len(clean), len(triggered)])
+            keep = F.cross_entropy(student, labels[clean])
+            return keep + trigger_loss(suspicious, labels[triggered], guide[triggered])
+
+        batches = _batches(data.labels.numpy(), seen, split.triggered, recipe, steps, seed + number)
+        run_steps(batches, loss_of, optimizer, schedule, (number - 1) * steps)
+        count += steps * (recipe.clean_batch + recipe.triggered_batch)
+        accuracies.append(held_out_accuracy())
+        if accuracies[-1] < max(accuracies) - recipe.tolerance:
+            break
+        best, kept = copy.deepcopy(model.state_dict()), number
+    model.load_state_dict(best)
+    return Repair(model.eval(), accuracies, kept, count)
+
+
+def _hold_out(clean: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Divide the clean part into what is trained on and the tenth that decides when to stop."""
+    shuffled = np.random.default_rng(seed).permutation(clean)
+    held_out = max(1, round(HELD_OUT * len(clean)))
+    return shuffled[held_out:], shuffled[:held_out]
+
+
+def _batches(
+    labels: NDArray[np.int64],
+    clean: NDArray[np.int64],
+    triggered: NDArray[np.int64],
+    recipe: Unlearning,
+    steps: int,
+    seed: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield (clean rows, triggered rows) of one round; the clean rows are balanced over classes."""
+    generator = np.random.default_rng(seed)
+    of_clean = _cycle(lambda: clean[balanced_order(labels[clean], generator)], recipe.clean_batch)
+    of_triggered = _cycle(lambda: generator.permutation(triggered), recipe.triggered_batch)
+    for _, pair in zip(range(steps), zip(of_clean, of_triggered, strict=False), strict=False):
+        yield pair
+
+
+def _cycle(draw: Callable[[], NDArray[np.int64]], batch: int) -> Iterator[Tensor]:
+    """Cut an endless chain of orders into batches."""
+    waiting = draw()
+    while True:
+        while len(waiting) < batch:
+            waiting = np.concatenate([waiting, draw()])
+        yield torch.from_numpy(waiting[:batch])
+        waiting = waiting[batch:]
