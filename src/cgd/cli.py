@@ -8,7 +8,6 @@ from typing import Annotated, Any
 import typer
 
 from cgd.errors import InputError
-from cgd.presets import PRESETS
 
 app = typer.Typer(
     help="Find and undo backdoor poisoning in image data you did not collect.\n\n"
@@ -71,6 +70,13 @@ AttackRun = Annotated[
     Path | None,
     typer.Option(
         help="Run folder of `cgd attack` whose trigger to measure with; default: DATA's own."
+    ),
+]
+Template = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Prompt with one {} for the class name; repeat for an ensemble; or single, photos, "
+        "small, signs. Default: what suits the classes."
     ),
 ]
 SuspectName = Annotated[
@@ -151,6 +157,7 @@ def scan(
         Path | None, typer.Option(help="With --suspect checkpoint: a model trained on DATA.")
     ] = None,
     scale: Scale = None,
+    template: Template = None,
     size: Size = None,
     names: Names = None,
     seed: Seed = 0,
@@ -164,7 +171,8 @@ def scan(
     """
     from cgd import commands
 
-    options = commands.ScanOptions(guide, preset, suspect, arch, scale)
+    templates = tuple(template or ())
+    options = commands.ScanOptions(guide, preset, suspect, arch, scale, templates)
     commands.scan(data, out, options, model, size, names, seed, device)
 
 
@@ -181,6 +189,7 @@ def defend(
         Path | None, typer.Option(help="Run folder of `cgd scan` of the same data, to reuse.")
     ] = None,
     scale: Scale = None,
+    template: Template = None,
     flip: Flip = True,
     test: Test = None,
     attack: AttackRun = None,
@@ -199,7 +208,8 @@ def defend(
     """
     from cgd import commands
 
-    options = commands.ScanOptions(guide, preset, suspect, "small_resnet", scale)
+    templates = tuple(template or ())
+    options = commands.ScanOptions(guide, preset, suspect, "small_resnet", scale, templates)
     commands.defend(
         data, model, out, options, arch, scan, flip, test, attack, size, names, seed, device
     )
@@ -233,6 +243,25 @@ def report(
     from cgd import commands
 
     commands.report(run, data)
+
+
+@app.command()
+def bench(
+    suite: Annotated[Path, typer.Argument(help="Suite of experiments, a TOML file.")],
+    data: Annotated[Path, typer.Option(help="Folder that holds the suite's data sets.")],
+    out: Out = Path("bench"),
+    device: Device = "auto",
+) -> None:
+    """Run a grid of experiments: attacks x defences x seeds.
+
+    Each cell is stored once; the same command continues a stopped grid. Writes cells.parquet and
+    table.md.
+
+    Example: cgd bench suites/main.toml --data data/ --out bench
+    """
+    from cgd import commands
+
+    commands.bench(suite, data, out, device)
 
 
 @app.command()
@@ -273,6 +302,3 @@ def _exit_code(run: Callable[[], Any]) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 1
     return 0
-
-
-__all__ = ["PRESETS", "app", "main"]

@@ -13,7 +13,7 @@ from cgd import pipeline as line
 from cgd.data import ImageData, load
 from cgd.errors import InputError
 from cgd.evaluation import Evaluation, check_fit
-from cgd.files import read_json, write_json
+from cgd.files import read_json, write_json, write_text
 from cgd.guides import Guide, code_like, open_guide
 from cgd.models import Classifier, ModelCard, build, load_checkpoint, load_model, save_model
 from cgd.presets import get_preset
@@ -69,8 +69,8 @@ def attack(
         "size": data.size,
         "seed": seed,
     }
-    runs.open_run(out, "attack", settings)
-    attacks.write_poisoned(out, poisoned, chosen, manifest)
+    with runs.run_folder(out, "attack", settings):
+        attacks.write_poisoned(out, poisoned, chosen, manifest)
     print(
         f"{out}: {len(manifest.poison)} of {len(data)} samples poisoned with {name} "
         f"({chosen.family}), target {data.classes[target]!r}"
@@ -132,27 +132,26 @@ def train(
         "seed": seed,
         "device": str(where),
     }
-    runs.open_run(out, "train", settings)
-    if (out / "model.safetensors").is_file():
-        model = load_model(out)
-    else:
-        checkpoint = out / "training.partial"
-        fit(
-            model,
-            data.images,
-            data.labels,
-            recipe,
-            seed=seed,
-            device=where,
-            checkpoint=checkpoint,
-        )
-        save_model(out, model)
+    with runs.run_folder(out, "train", settings):
+        model = _trained(out, model, data, recipe, seed, where)
     measured = _measure(model, test, planted, where)
     skipped = [asdict(entry) for entry in data.skipped]
     record = runs.evaluation_record(measured, None, None)
     write_json(out / "result.json", {**record, "samples": len(data), "skipped": skipped})
     _print_skipped(data)
     print(f"{out}: {arch} trained on {len(data)} images{_in_words(measured)}")
+
+
+def _trained(
+    out: Path, model: Classifier, data: ImageData, recipe: Recipe, seed: int, device: torch.device
+) -> Classifier:
+    """Train, unless that was done before."""
+    if (out / "model.safetensors").is_file():
+        return load_model(out)
+    checkpoint = out / "training.partial"
+    fit(model, data.images, data.labels, recipe, seed=seed, device=device, checkpoint=checkpoint)
+    save_model(out, model)
+    return model
 
 
 def scan(
@@ -172,8 +171,8 @@ def scan(
     if own:
         check_fit(own, data)
     guide = _open_guide(options, data, where)
-    runs.open_run(out, "scan", _scan_settings(source, data, options, seed, where))
-    found = _scan(data, guide, options, own, seed, where, out)
+    with runs.run_folder(out, "scan", _scan_settings(source, data, options, seed, where)):
+        found = _scan(data, guide, options, own, seed, where, out)
     runs.write_scan(out, data, found)
     record = runs.evaluation_record(None, None, _truth(source, data, found))
     write_json(out / "result.json", {**record, **runs.scan_record(data, found)})
@@ -210,10 +209,9 @@ def defend(
     settings = _scan_settings(source, data, options, seed, where)
     if scan_run:
         settings["scan"] = str(scan_run)
-    runs.open_run(out, "defend", {**settings, "model": str(model_path), "flip": flip})
-    if found is None:
-        own = _own_suspect(options, model_path, victim)
-        found = _scan(data, guide, options, own, seed, where, out)
+    own = _own_suspect(options, model_path, victim)
+    with runs.run_folder(out, "defend", {**settings, "model": str(model_path), "flip": flip}):
+        found = found or _scan(data, guide, options, own, seed, where, out)
     runs.write_scan(out, data, found)
 
     story = out / "unlearning.json"
@@ -286,6 +284,19 @@ def report(run: Path, source: str | None) -> None:
     if data and data.fingerprint != config.get("fingerprint"):
         raise InputError(f"{source}: not the data of {run}; name the data it was made from")
     print(_write_report(run, data))
+
+
+def bench(suite_path: Path, data: Path, out: Path, device: str) -> None:
+    """`cgd bench`: run what is missing of a suite and render its table."""
+    from cgd.bench import read_suite, render, run_suite, write_cells
+
+    where = pick_device(device)
+    suite = read_suite(suite_path)
+    with runs.run_folder(out, "bench", {"suite": asdict(suite)}):
+        cells = run_suite(suite, data, out, where)
+    write_cells(out / "cells.parquet", cells)
+    write_text(out / "table.md", render(cells))
+    print(out / "table.md")
 
 
 def print_before_after(before: Evaluation, after: Evaluation) -> None:

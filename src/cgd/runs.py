@@ -1,5 +1,7 @@
 """Run folders: what a command leaves behind, and how it resumes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -21,8 +23,11 @@ from cgd.split import Split
 ROWS_PER_GROUP = 65536
 
 
-def open_run(out: Path, command: str, settings: dict[str, Any]) -> None:
+@contextmanager
+def run_folder(out: Path, command: str, settings: dict[str, Any]) -> Iterator[None]:
     """Begin a run in `out`, or continue the same run that is there.
+
+    When the block refuses its input before any result is written, the folder is removed again.
 
     Args:
         out: the run folder.
@@ -40,6 +45,13 @@ def open_run(out: Path, command: str, settings: dict[str, Any]) -> None:
         raise InputError(f"{out}: not empty and not a run of this command; choose another --out")
     else:
         write_json(path, config)
+    try:
+        yield
+    except InputError:
+        if [entry.name for entry in out.iterdir()] == [path.name]:
+            path.unlink()
+            out.rmdir()
+        raise
 
 
 def _same_run(out: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -97,6 +97,8 @@ class Unlearning:
         lr: learning rate of SGD.
         momentum: of SGD, Nesterov when above zero.
         schedule: `constant`, or `one_cycle` over all rounds.
+        transplanted: so many clean images a step are shown once more, with the common residual of
+            the triggered part added and their own label.
         weight_decay: L2 penalty.
         tolerance: stop, and go back one round, when the held-out accuracy falls by more than so
             many points below its best.
@@ -111,6 +113,7 @@ class Unlearning:
     lr: float
     momentum: float = 0.0
     schedule: str = "constant"
+    transplanted: int = 0
     weight_decay: float = 5e-4
     tolerance: float = 1.0
     flip: bool = True
@@ -174,6 +177,7 @@ def unlearn(
     place(model, device)
     images, labels = to_device(data.images, device), data.labels.to(device)
     guide = guide_logits.to(device)
+    residual = trigger_residual(data, split, guide_logits) if recipe.transplanted else None
     seen, held_out = _hold_out(split.clean, seed)
     optimizer = torch.optim.SGD(
         model.parameters(),
@@ -200,12 +204,16 @@ def unlearn(
 
         def loss_of(rows: tuple[Tensor, Tensor], generator: torch.Generator = generator) -> Tensor:
             clean, triggered = (part.to(device) for part in rows)
-            batch = take(images, torch.cat(rows), device)
+            again = clean[: recipe.transplanted]
+            batch = take(images, torch.cat([again, clean, triggered]), device)
+            if residual is not None:
+                batch = transplant(batch, len(again), residual, generator)
             batch = augment(batch, generator, crop=True, flip=recipe.flip)
             with autocast(device):
                 logits = model(batch).float()
-            student, suspicious = logits.split([len(clean), len(triggered)])
-            keep = F.cross_entropy(student, labels[clean])
+            known = torch.cat([again, clean])
+            student, suspicious = logits.split([len(known), len(triggered)])
+            keep = F.cross_entropy(student, labels[known])
             return keep + trigger_loss(suspicious, labels[triggered], guide[triggered])
 
         batches = _batches(data.labels.numpy(), seen, split.triggered, recipe, steps, seed + number)
@@ -217,6 +225,51 @@ def unlearn(
         best, kept = copy.deepcopy(model.state_dict()), number
     model.load_state_dict(best)
     return Repair(model.eval(), accuracies, kept, count)
+
+
+def trigger_residual(data: ImageData, split: Split, guide_logits: Tensor) -> Tensor:
+    """What the triggered samples of the most suspicious class have in common: a mean residual.
+
+    Each triggered image minus the mean clean image of the class that the guide sees in it,
+    averaged over the triggered samples whose given label is the most over-represented one. A
+    static trigger (patch, blend, grating) survives the average, image content does not.
+
+    Returns:
+        float32 [3, size, size], in units of pixel values.
+    """
+    labels = data.labels.numpy()
+    classes = len(data.classes)
+    share = np.bincount(labels[split.triggered], minlength=classes) / np.maximum(
+        1, np.bincount(labels, minlength=classes)
+    )
+    rows = split.triggered[labels[split.triggered] == share.argmax()]
+    means = _class_means(data.images, labels, split.clean, classes)
+    seen_as = guide_logits.argmax(1)[rows]
+    return _mean_image(data.images, rows) - means[seen_as].mean(0)
+
+
+def _class_means(
+    images: Tensor, labels: NDArray[np.int64], clean: NDArray[np.int64], classes: int
+) -> Tensor:
+    overall = _mean_image(images, clean)
+    means = [overall] * classes
+    for c in np.unique(labels[clean]):
+        means[c] = _mean_image(images, clean[labels[clean] == c])
+    return torch.stack(means)
+
+
+def _mean_image(images: Tensor, rows: NDArray[np.int64]) -> Tensor:
+    total = torch.zeros(images.shape[1:], dtype=torch.float64)
+    for part in torch.split(torch.from_numpy(rows), 1024):
+        total += images[part].sum(0, dtype=torch.float64)
+    return (total / len(rows)).float()
+
+
+def transplant(images: Tensor, count: int, residual: Tensor, generator: torch.Generator) -> Tensor:
+    """Add the residual, at a random strength up to 1.5, to the first `count` images (uint8)."""
+    strength = 1.5 * torch.rand(count, 1, 1, 1, generator=generator)
+    marked = images[:count].float() + (strength * residual).to(images.device)
+    return torch.cat([marked.round().clamp(0, 255).to(images.dtype), images[count:]])
 
 
 def _hold_out(clean: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -26,14 +26,16 @@ class ClassifierGuide:
         """See `cgd.guides.Guide`; outputs are matched to classes by name where the names agree."""
         classes = self.model.card.classes
         check_classes(self.name, len(classes), data)
-        scores = predict(_Resizing(self.model), data.images, device=self.device)
+        columns = list(range(len(classes)))
         if set(classes) == set(data.classes):
-            return scores[:, [classes.index(name) for name in data.classes]]
-        say(
-            f"guide {self.name}: its class names differ from those of {data.source} "
-            f"({classes[0]!r} and {data.classes[0]!r}, ...); matched by position"
-        )
-        return scores
+            columns = [classes.index(name) for name in data.classes]
+        else:
+            say(
+                f"guide {self.name}: its class names differ from those of {data.source} "
+                f"({classes[0]!r} and {data.classes[0]!r}, ...); matched by position"
+            )
+        scores = predict(_Resizing(self.model), data.images, device=self.device)
+        return scores[:, columns]
 
 
 class _Resizing(nn.Module):

@@ -70,7 +70,7 @@ class Encoder:
         return encoded
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode(data: ImageData, encoder: Encoder, cache: VectorCache) -> Tensor:
     """Encode all images; those in the cache, and copies of an image, cost a look-up.
 

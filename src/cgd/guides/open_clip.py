@@ -4,6 +4,7 @@ MODEL is a name that open_clip knows; PRETRAINED a tag of its published weights,
 weights (safetensors, or a PyTorch file of plain tensors: nothing in it is executed).
 """
 
+import pickle
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -26,6 +27,8 @@ from cgd.training import autocast
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 PROMPT_BATCH = 128
+HUB_TIMEOUT = 10.0
+"""Seconds."""
 
 
 class OpenClipGuide:
@@ -62,9 +65,9 @@ class OpenClipGuide:
             )
         classes = self.embed_classes(names, self.templates or default_templates(data.classes))
         images = F.normalize(encode(data, self.encoder, self.cache), dim=1)
-        return float(self.model.logit_scale.exp()) * images @ classes.T
+        return float(self.model.logit_scale.detach().exp()) * images @ classes.T
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed_classes(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
         """Average the embeddings of each class's prompts.
 
@@ -126,23 +129,53 @@ def open_open_clip(request: Request) -> Guide:
     )
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def _close(name: str, known: Sequence[str]) -> str:
     similar = get_close_matches(name, known, n=5, cutoff=0.4)
     return f"did you mean {', '.join(similar)}?" if similar else f"it has {', '.join(known[:8])}"
 
 
 def _download(name: str, published: Mapping[str, Any]) -> Path:
+    """Find published weights in the hub's cache, or download them."""
     import open_clip
 
     # Downloads fail in their own ways: OSError, RuntimeError, exceptions of the hub, ...
     try:
+        if cached := _cached(published):
+            return cached
+        if "hf_hub" in published:
+            _reach_hub()
         return Path(open_clip.download_pretrained(dict(published)))
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"guide {name}: its weights cannot be downloaded ({reason}); connect to the network, "
-            "or name a local file of weights: open_clip:MODEL/FILE.safetensors"
+            f"guide {name}: its weights cannot be downloaded ({_first_line(error)}); connect to "
+            "the network, or name a local file of weights: open_clip:MODEL/FILE.safetensors"
         ) from error
+
+
+def _cached(published: Mapping[str, Any]) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+
+    repository, _, file = published.get("hf_hub", "").rpartition("/")
+    names = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)
+    if file:
+        names = (f"{Path(file).stem}.safetensors", file)
+    for candidate in names:
+        found = try_to_load_from_cache(repository, candidate) if repository else None
+        if isinstance(found, str):
+            return Path(found)
+    return None
+
+
+def _reach_hub() -> None:
+    """Ask once whether the hub answers: its own download retries for most of a minute."""
+    from huggingface_hub import constants, get_session
+
+    get_session().head(constants.ENDPOINT, timeout=HUB_TIMEOUT)
 
 
 def _local(model_name: str, pretrained: str) -> Path:
@@ -178,11 +211,15 @@ def _load(
             force_preprocess_cfg=settings,
             weights_only=True,
         )
-    except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except pickle.UnpicklingError as error:
         raise InputError(
-            f"{weights}: no usable weights of {model_name} ({reason}); save its state_dict, best "
-            "as safetensors"
+            f"{weights}: holds pickled objects or is damaged; save the model's state_dict, best as "
+            "safetensors"
+        ) from error
+    except Exception as error:
+        raise InputError(
+            f"{weights}: no usable weights of {model_name} ({_first_line(error)}); name the model "
+            "that they belong to"
         ) from error
     return model.eval()
 
@@ -194,10 +231,9 @@ def _tokenizer(model_name: str) -> Any:
     try:
         return open_clip.get_tokenizer(model_name)
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{model_name}: its tokenizer cannot be had ({reason}); pip install transformers, and "
-            "connect to the network once"
+            f"{model_name}: its tokenizer cannot be had ({_first_line(error)}); pip install "
+            "transformers, and connect to the network once"
         ) from error
 
 

@@ -1,0 +1,191 @@
+"""Runs the cells of a suite; each is stored once, shared work is done once."""
+
+import platform
+import time
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cgd import attacks, pipeline
+from cgd.bench.suite import NONE, Scene, Suite
+from cgd.data import ImageData, load
+from cgd.evaluation import Evaluation, evaluate, ground_truth
+from cgd.files import read_json, write_json
+from cgd.guides import Guide, open_guide
+from cgd.metrics import accuracy
+from cgd.models import Classifier, ModelCard, build, load_model, save_model
+from cgd.presets import get_preset
+from cgd.progress import say
+from cgd.training import Recipe, train
+
+GUIDE_SEED = 99
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What all cells share."""
+
+    suite: Suite
+    out: Path
+    device: torch.device
+    defended: ImageData
+    test: ImageData
+    guide: Guide
+    guide_accuracy: float
+
+
+def run_suite(suite: Suite, data: Path, out: Path, device: torch.device) -> list[dict[str, Any]]:
+    """Run the cells that are not stored yet.
+
+    Args:
+        suite: the grid.
+        data: folder that the suite's data sets are relative to.
+        out: receives `cells/*.json` and, under `work/`, what cells share.
+        device: where to compute.
+
+    Returns:
+        All stored cells of the suite.
+    """
+    bench = _prepare(suite, data, out, device)
+    for scene in suite.scenes():
+        for defense in (NONE, *suite.defenses):
+            path = _cell_path(out, scene, defense)
+            if not path.is_file():
+                say(f"{suite.name}: {scene.key}, {defense}")
+                write_json(path, _cell(bench, scene, defense))
+    return [read_json(path) for path in sorted((out / "cells").glob("*.json"))]
+
+
+def _cell_path(out: Path, scene: Scene, defense: str) -> Path:
+    return out / "cells" / f"{scene.key}-{defense}.json"
+
+
+def _prepare(suite: Suite, data: Path, out: Path, device: torch.device) -> _Bench:
+    whole, test = load(data / suite.train), load(data / suite.test)
+    order = np.random.default_rng(0).permutation(len(whole))
+    defended = whole.subset(order[: suite.defended])
+    trusted = whole.subset(order[suite.defended : suite.defended + suite.trusted])
+    if suite.guide == "stand-in":
+        recipe = Recipe(epochs=suite.guide_epochs, flip=suite.flip)
+        _model(out / "work" / "guide", suite, trusted, recipe, GUIDE_SEED, device)
+        guide = open_guide(f"classifier:{out / 'work' / 'guide'}", device=device)
+    else:
+        guide = open_guide(suite.guide, device=device)
+    known = guide.logits(defended).argmax(1).numpy()
+    return _Bench(
+        suite, out, device, defended, test, guide, accuracy(known, defended.labels.numpy())
+    )
+
+
+def _model(
+    folder: Path,
+    suite: Suite,
+    data: ImageData,
+    recipe: Recipe,
+    seed: int,
+    device: torch.device,
+) -> tuple[Classifier, float]:
+    """Train a model, or load it if that was done; returns the training seconds too."""
+    if not (folder / "seconds.json").is_file():
+        start = time.perf_counter()
+        model = build(ModelCard(suite.model, data.classes, data.size), seed=seed)
+        checkpoint = folder / "training.partial"
+        train(
+            model,
+            data.images,
+            data.labels,
+            recipe,
+            seed=seed,
+            device=device,
+            checkpoint=checkpoint,
+        )
+        save_model(folder, model)
+        write_json(folder / "seconds.json", time.perf_counter() - start)
+    return load_model(folder), read_json(folder / "seconds.json")
+
+
+def _cell(bench: _Bench, scene: Scene, defense: str) -> dict[str, Any]:
+    data, attack, manifest = _poisoned(bench.defended, scene)
+    victim, victim_seconds = _victim(bench, scene, data)
+    cell: dict[str, Any] = {
+        "protocol": bench.suite.protocol,
+        "dataset": bench.suite.dataset,
+        "model": bench.suite.model,
+        "attack": scene.attack,
+        "rate": scene.rate,
+        "defense": defense,
+        "guide": bench.suite.guide,
+        "guide_accuracy": bench.guide_accuracy,
+        "seed": scene.seed,
+        "device": _device_name(bench.device),
+        "version": version("cgd"),
+    }
+    if defense == NONE:
+        measured = evaluate(victim, bench.test, attack, device=bench.device)
+        passes = float(bench.suite.epochs)
+        return {**cell, **asdict(measured), "seconds": victim_seconds, "passes": passes} | _clean(
+            bench, scene, attack
+        )
+    preset = get_preset(defense)
+    folder = bench.out / "work" / f"{scene.key}-{defense}"
+    scan = pipeline.scan(
+        data,
+        bench.guide,
+        preset=defense,
+        arch=bench.suite.model,
+        seed=scene.seed,
+        device=bench.device,
+        folder=folder,
+    )
+    start = time.perf_counter()
+    recipe = replace(preset.unlearning, flip=bench.suite.flip)
+    repair = pipeline.repair(
+        victim, data, scan, recipe=recipe, seed=scene.seed, device=bench.device
+    )
+    stages = {**scan.seconds, "unlearning": time.perf_counter() - start}
+    measured = evaluate(repair.model, bench.test, attack, device=bench.device)
+    truth = ground_truth(data, scan, manifest)["separation"] if manifest else None
+    return {
+        **cell,
+        **asdict(measured),
+        **_clean(bench, scene, attack),
+        **(truth or {}),
+        **{f"seconds_{stage}": seconds for stage, seconds in stages.items()},
+        "seconds": sum(stages.values()),
+        "passes": scan.passes + repair.images / len(data),
+    }
+
+
+def _poisoned(
+    data: ImageData, scene: Scene
+) -> tuple[ImageData, attacks.Attack | None, attacks.Manifest | None]:
+    if scene.attack == NONE:
+        return data, None, None
+    attack = attacks.make_attack(scene.attack)
+    poisoned, manifest = attacks.poison(data, attack, rate=scene.rate, seed=scene.seed)
+    return poisoned, attack, manifest
+
+
+def _victim(bench: _Bench, scene: Scene, data: ImageData) -> tuple[Classifier, float]:
+    folder = bench.out / "work" / f"{scene.key}-victim"
+    recipe = Recipe(epochs=bench.suite.epochs, flip=bench.suite.flip)
+    return _model(folder, bench.suite, data, recipe, scene.seed, bench.device)
+
+
+def _clean(bench: _Bench, scene: Scene, attack: attacks.Attack | None) -> dict[str, float | None]:
+    """What a cleanly trained model of the same seed does with the same triggered images."""
+    if attack is None:
+        return {"ca_clean": None, "asr_floor": None, "ra_ceiling": None}
+    clean, _ = _victim(bench, Scene(NONE, 0.0, scene.seed), bench.defended)
+    found: Evaluation = evaluate(clean, bench.test, attack, device=bench.device)
+    return {"ca_clean": found.ca, "asr_floor": found.asr, "ra_ceiling": found.ra}
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

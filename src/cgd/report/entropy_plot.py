@@ -1,0 +1,78 @@
+"""The entropy map as a picture: x = suspect rank, y = guide rank."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cgd.report.pictures import density, dots
+
+SIDE = 400
+MOST_DOTS = 5000
+COLOURS = {"clean": (0, 114, 178), "unused": (128, 128, 128), "triggered": (213, 94, 0)}
+"""Okabe and Ito's palette: told apart with every common colour blindness, on white and on black."""
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One part of the split, as dots (an SVG path) or, for many samples, as a picture."""
+
+    part: str
+    path: str = ""
+    picture: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """Where the poison score reaches a limit: end points in a square of `SIDE` units."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+@dataclass(frozen=True)
+class EntropyPlot:
+    """What the template draws."""
+
+    side: int
+    layers: tuple[Layer, ...]
+    limits: tuple[Line, ...]
+
+
+def entropy_plot(suspect_rank: Floats, guide_rank: Floats, part: NDArray[np.str_]) -> EntropyPlot:
+    """Draw the ranks (float64 [n], in (0, 1]) of all samples, coloured by part.
+
+    Its size does not grow with the number of samples: beyond `MOST_DOTS`, parts become 2-D
+    histograms.
+    """
+    n = len(part)
+    bins = int(np.clip(np.sqrt(n) / 2, 40, 100))
+    full = 4 * n / bins**2
+    layers = []
+    for name, colour in COLOURS.items():
+        rows = part == name
+        x, y = suspect_rank[rows], guide_rank[rows]
+        if n <= MOST_DOTS:
+            layers.append(Layer(name, path=dots(x, y, SIDE)))
+        else:
+            layers.append(Layer(name, picture=density(x, y, colour, bins=bins, full=full)))
+    return EntropyPlot(SIDE, tuple(layers), _limits(guide_rank - suspect_rank, part))
+
+
+def _limits(score: Floats, part: NDArray[np.str_]) -> tuple[Line, ...]:
+    """Return the lines between the parts, if the poison score alone divides them."""
+    lines = []
+    for above in (part == "triggered", part != "clean"):
+        if above.any() and not above.all() and score[above].min() >= score[~above].max():
+            lines.append(_diagonal((score[above].min() + score[~above].max()) / 2))
+    return tuple(lines)
+
+
+def _diagonal(limit: float) -> Line:
+    """Clip guide rank - suspect rank = limit, with limit in [-1, 1], to the square."""
+    left, right = max(0.0, -limit), min(1.0, 1 - limit)
+    return Line(SIDE * left, SIDE * (1 - left - limit), SIDE * right, SIDE * (1 - right - limit))

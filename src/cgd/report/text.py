@@ -1,0 +1,66 @@
+"""How values are written in the report."""
+
+LONGEST = 120
+MISSING = "–"
+
+
+def plain(value: object, longest: int = LONGEST) -> str:
+    """Make a name or path safe to look at: one line, no invisible or reordering characters.
+
+    Escaping for HTML comes later, in the template.
+
+    >>> plain("a\\nb\\u202ec")
+    'a\\\\nb\\\\u202ec'
+    >>> plain("x" * 200, 9)
+    'xxxx…xxxx'
+    """
+    text = str(value)
+    if len(text) > longest:
+        half = (longest - 1) // 2
+        text = f"{text[:half]}…{text[-half:]}"
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
+    )
+
+
+def number(value: float) -> str:
+    """Write a count.
+
+    >>> number(1297)
+    '1,297'
+    """
+    return f"{value:,.0f}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """Write percent, or a dash where nothing was measured.
+
+    >>> percent(97.123), percent(None)
+    ('97.1 %', '–')
+    """
+    return MISSING if value is None else f"{value:.{digits}f} %"
+
+
+def share(part: float, whole: float) -> str:
+    """Write a part of a whole in percent; a small part is never rounded to nothing.
+
+    >>> share(1, 3), share(1, 100000), share(0, 3)
+    ('33.3 %', '< 0.1 %', '0.0 %')
+    """
+    value = 100 * part / whole if whole else 0.0
+    return "< 0.1 %" if 0 < value < 0.05 else percent(value)
+
+
+def duration(seconds: float) -> str:
+    """Write a time span.
+
+    >>> duration(3.21), duration(75), duration(7320)
+    ('3.2 s', '1 min 15 s', '2 h 2 min')
+    """
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"

@@ -1,0 +1,41 @@
+"""Preprocessing against open_clip's own PIL transform."""
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from cgd.guides.preprocessing import Preprocessing
+
+CPU = torch.device("cpu")
+MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
+ROUNDING = 1.01 / 255 / min(STD)
+
+SHAPES = [(20, 20), (32, 32), (37, 64), (64, 37), (301, 200), (32, 33), (4, 200)]
+
+
+def as_image(pixels: torch.Tensor) -> Image.Image:
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 40)])
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_same_as_open_clip(size: tuple[int, int], mode: str, interpolation: str) -> None:
+    if size[0] != size[1] and mode == "shortest" and interpolation == "bilinear":
+        pytest.skip("open_clip ignores the interpolation here")
+    settings = {"mean": MEAN, "std": STD, "resize_mode": mode, "interpolation": interpolation}
+    theirs = open_clip.image_transform(size, is_train=False, **settings)
+    ours = Preprocessing(size, MEAN, STD, interpolation, mode)  # type: ignore[arg-type]
+    rng = np.random.default_rng(0)
+    images = [torch.from_numpy(rng.integers(0, 256, (3, *s), dtype=np.uint8)) for s in SHAPES]
+    # Two of one shape, not next to each other: stacked, and put back where they belong.
+    images.append(images[2].flip(0))
+    expected = torch.stack([theirs(as_image(image)) for image in images])
+    assert (ours(images, CPU) - expected).abs().max() < ROUNDING
+
+
+def test_a_strip_does_not_fill_the_memory() -> None:
+    strip = torch.zeros(3, 1, 500_000, dtype=torch.uint8)
+    assert Preprocessing((224, 224), MEAN, STD)([strip], CPU).shape == (1, 3, 224, 224)

@@ -1,0 +1,388 @@
+"""The commands as a user meets them: real files in, exit code, files out."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from cgd import cli
+
+CLASSES = ("blue", "green", "red")
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Answer]
+
+
+@pytest.fixture
+def cgd(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Call the command in this process."""
+
+    def run(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["cgd", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        said = capfd.readouterr()
+        return Answer(int(stop.value.code or 0), said.out, said.err)
+
+    return run
+
+
+def paint(folder: Path, per_class: int, seed: int) -> Path:
+    """Noise images tinted by their class."""
+    generator = np.random.default_rng(seed)
+    for channel, name in zip((2, 1, 0), CLASSES, strict=True):
+        (folder / name).mkdir(parents=True)
+        for i in range(per_class):
+            pixels = generator.integers(0, 120, (16, 16, 3), dtype=np.uint8)
+            pixels[..., channel] += 90
+            Image.fromarray(pixels).save(folder / name / f"{i:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Clean photos, test photos, a guide, a poisoned copy and a victim."""
+    root = tmp_path_factory.mktemp("world")
+    paths = {name: root / name for name in ("guide", "poisoned", "victim")}
+    paths |= {"root": root, "photos": paint(root / "photos", 40, 1)}
+    paths |= {"test": paint(root / "test", 20, 2), "trusted": paint(root / "trusted", 30, 3)}
+    for arguments in (
+        ("train", paths["trusted"], "--out", paths["guide"], "--epochs", 4, "--batch", 16),
+        ("attack", "badnets", paths["photos"], "--rate", 0.1, "--out", paths["poisoned"]),
+        ("train", paths["poisoned"], "--out", paths["victim"], "--epochs", 4, "--batch", 16),
+    ):
+        sys.argv = ["cgd", *map(str, arguments)]
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert stop.value.code == 0
+    return paths
+
+
+def result(run: Path) -> Any:
+    return json.loads((run / "result.json").read_text())
+
+
+def defend_arguments(world: dict[str, Path], out: Path, *more: object) -> tuple[object, ...]:
+    guide = f"classifier:{world['guide']}"
+    start = ("defend", world["poisoned"], "--model", world["victim"], "--guide", guide)
+    return (*start, "--test", world["test"], "--out", out, *more)
+
+
+def test_defend_leaves_a_complete_run_folder(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "repaired"
+    answer = cgd(*defend_arguments(world, out))
+    assert answer.code == 0, answer.err
+    assert answer.out.strip().endswith("report.html")
+    assert "attack success rate" in answer.out
+    names = {"config.json", "scores.parquet", "result.json", "report.html"}
+    assert names | {"model.safetensors", "model.json"} <= {path.name for path in out.iterdir()}
+    record = result(out)
+    for side in ("before", "after"):
+        assert all(0 <= record[side][key] <= 100 for key in ("ca", "asr", "ra"))
+    assert 0 <= record["der"] <= 1
+    assert record["guide_accuracy"] > 50
+    assert set(record["separation"]) == {
+        "auroc",
+        "average_precision",
+        "triggered_precision",
+        "triggered_recall",
+        "poison_in_clean",
+    }
+    assert set(record["seconds"]) == {"guide", "suspect", "unlearning"}
+    assert record["epochs_equivalent"] > 0
+
+
+def test_scores_have_a_row_a_sample(cgd: Run, world: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "scan"
+    guide = f"classifier:{world['guide']}"
+    assert cgd("scan", world["poisoned"], "--guide", guide, "--out", out).code == 0
+    table = pq.read_table(out / "scores.parquet")
+    assert table.column_names == [
+        "index",
+        "path",
+        "label",
+        "guide_label",
+        "guide_entropy",
+        "guide_rank",
+        "suspect_entropy",
+        "suspect_rank",
+        "part",
+    ]
+    assert table["index"].to_pylist() == list(range(120))
+    assert set(table["part"].to_pylist()) <= {"clean", "triggered", "unused"}
+
+
+def test_a_scan_can_be_reused(cgd: Run, world: dict[str, Path], tmp_path: Path) -> None:
+    guide = f"classifier:{world['guide']}"
+    scan = tmp_path / "scan"
+    assert cgd("scan", world["poisoned"], "--guide", guide, "--out", scan).code == 0
+    answer = cgd(*defend_arguments(world, tmp_path / "reusing", "--scan", scan))
+    assert answer.code == 0, answer.err
+    assert cgd(*defend_arguments(world, tmp_path / "whole")).code == 0
+    assert result(tmp_path / "reusing")["after"] == result(tmp_path / "whole")["after"]
+
+
+def test_a_scan_of_other_data_is_refused(cgd: Run, world: dict[str, Path], tmp_path: Path) -> None:
+    guide = f"classifier:{world['guide']}"
+    scan = tmp_path / "scan"
+    assert cgd("scan", world["photos"], "--guide", guide, "--out", scan).code == 0
+    refuse(cgd(*defend_arguments(world, tmp_path / "out", "--scan", scan)), tmp_path / "out")
+
+
+def test_the_same_command_again_changes_nothing(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "repaired"
+    assert cgd(*defend_arguments(world, out)).code == 0
+    first = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert cgd(*defend_arguments(world, out)).code == 0
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == first
+
+
+def test_the_own_checkpoint_can_be_the_suspect(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert cgd(*defend_arguments(world, out, "--suspect", "checkpoint")).code == 0
+    assert result(out)["epochs_equivalent"] == result(out)["unlearning"]["passes"]
+
+
+def test_released_preset_and_out_of_fold_suspect_run(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    answer = cgd(*defend_arguments(world, out, "--preset", "released", "--suspect", "out-of-fold"))
+    assert answer.code == 0, answer.err
+    assert json.loads((out / "config.json").read_text())["scale"] == 1
+
+
+def test_a_plain_state_dict_with_its_architecture_is_a_model(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    from cgd.models import load_model
+
+    path = tmp_path / "victim.pt"
+    torch.save(load_model(world["victim"]).net.state_dict(), path)
+    arguments = ("defend", world["poisoned"], "--model", path, "--out", tmp_path / "out")
+    guide = ("--guide", f"classifier:{world['guide']}")
+    assert cgd(*arguments, *guide, "--arch", "small_resnet").code == 0
+    refuse(cgd(*arguments[:-1], tmp_path / "o", *guide), tmp_path / "o")
+    other = ("--arch", "preactresnet18")
+    refuse(cgd(*arguments[:-1], tmp_path / "o", *guide, *other), tmp_path / "o")
+
+
+def test_evaluate_measures_a_trained_model(cgd: Run, world: dict[str, Path]) -> None:
+    answer = cgd(
+        "evaluate", world["victim"], "--test", world["test"], "--attack", world["poisoned"]
+    )
+    assert answer.code == 0, answer.err
+    assert "clean accuracy" in answer.out
+    assert "attack success rate" in answer.out
+    assert result(world["victim"])["before"]["asr"] is not None
+
+
+def test_attack_list_names_every_attack(cgd: Run) -> None:
+    from cgd.attacks import ATTACKS
+
+    answer = cgd("attack", "list")
+    assert answer.code == 0
+    assert all(name in answer.out for name in ATTACKS)
+
+
+def test_help_of_every_command_teaches(cgd: Run) -> None:
+    for name in ("attack", "train", "scan", "defend", "evaluate", "report", "demo"):
+        answer = cgd(name, "--help")
+        assert answer.code == 0
+        assert "--help" in answer.out
+
+
+def test_corrupt_images_are_skipped_counted_and_named(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = paint(tmp_path / "photos", 12, 5)
+    (folder / "red" / "zero.png").write_bytes(b"")
+    (folder / "red" / "text.jpg").write_text("not an image")
+    (folder / "blue" / "cut.png").write_bytes((folder / "blue" / "00.png").read_bytes()[:60])
+    guide = f"classifier:{world['guide']}"
+    answer = cgd("scan", folder, "--guide", guide, "--out", tmp_path / "out")
+    assert answer.code == 0, answer.err
+    assert "3 images could not be used" in answer.err
+    skipped = {entry["path"] for entry in result(tmp_path / "out")["skipped"]}
+    assert skipped == {"red/zero.png", "red/text.jpg", "blue/cut.png"}
+    assert "zero.png" in (tmp_path / "out" / "report.html").read_text()
+
+
+# Bad input: exit code 2, one line, nothing written.
+
+
+def refuse(answer: Answer, out: Path) -> str:
+    assert answer.code == 2, (answer.out, answer.err)
+    assert "Traceback" not in answer.err
+    lines = [line for line in answer.err.splitlines() if not line.startswith("warning")]
+    assert len(lines) == 1, answer.err
+    assert lines[0].startswith("cgd: ")
+    assert not out.exists()
+    return lines[0]
+
+
+def one_class(folder: Path) -> Path:
+    paint(folder, 3, 1)
+    for name in CLASSES[1:]:
+        for path in (folder / name).iterdir():
+            path.unlink()
+        (folder / name).rmdir()
+    return folder
+
+
+def empty_class(folder: Path) -> Path:
+    paint(folder, 3, 1)
+    (folder / "yellow").mkdir()
+    return folder
+
+
+def flat(folder: Path) -> Path:
+    folder.mkdir()
+    Image.new("RGB", (8, 8)).save(folder / "a.png")
+    return folder
+
+
+def empty(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("make", [lambda path: path, empty, flat, one_class, empty_class])
+def test_bad_data_is_refused(
+    cgd: Run, world: dict[str, Path], tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    data, out = make(tmp_path / "data"), tmp_path / "out"
+    guide = ("--guide", f"classifier:{world['guide']}")
+    refuse(cgd("scan", data, *guide, "--out", out), out)
+    refuse(cgd("train", data, "--out", out), out)
+    refuse(cgd("attack", "badnets", data, "--out", out), out)
+
+
+def test_a_guide_with_other_classes_is_refused(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    np.save(tmp_path / "scores.npy", np.zeros((120, 7), dtype=np.float32))
+    refuse(cgd("scan", world["photos"], "--guide", "demo", "--out", out), out)
+    scores = f"scores:{tmp_path / 'scores.npy'}"
+    refuse(cgd("scan", world["photos"], "--guide", scores, "--out", out), out)
+
+
+def test_a_pickled_checkpoint_is_refused_and_not_run(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.system, (f"touch {tmp_path / 'ran'}",)
+
+    torch.save({"state_dict": Evil()}, tmp_path / "evil.pt")
+    arguments = ("defend", world["poisoned"], "--model", tmp_path / "evil.pt")
+    guide = ("--arch", "small_resnet", "--guide", f"classifier:{world['guide']}")
+    out = tmp_path / "out"
+    assert "pickled" in refuse(cgd(*arguments, *guide, "--out", out), out)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("attack", "nonsense", "PHOTOS"),
+        ("attack", "badnets", "PHOTOS", "--rate", "0"),
+        ("attack", "badnets", "PHOTOS", "--rate", "1.5"),
+        ("attack", "badnets", "PHOTOS", "--target", "3"),
+        ("attack", "badnets", "PHOTOS", "--set", "patch=big"),
+        ("attack", "badnets", "PHOTOS", "--set", "colour=red"),
+        ("attack", "badnets", "PHOTOS", "--set", "patch=99"),
+        ("attack", "sig", "PHOTOS", "--rate", "0.5"),
+        ("train", "PHOTOS", "--arch", "nonsense"),
+        ("train", "PHOTOS", "--device", "tpu"),
+        ("scan", "PHOTOS", "--guide", "nonsense"),
+        ("scan", "PHOTOS", "--guide", "demo", "--preset", "nonsense"),
+        ("scan", "PHOTOS", "--guide", "demo", "--suspect", "nonsense"),
+        ("scan", "PHOTOS", "--guide", "demo", "--suspect", "checkpoint"),
+        ("defend", "PHOTOS", "--model", "nowhere", "--guide", "demo"),
+    ],
+)
+def test_bad_options_are_refused(
+    cgd: Run, world: dict[str, Path], tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    named = [str(world["photos"]) if word == "PHOTOS" else word for word in arguments]
+    refuse(cgd(*named, "--out", tmp_path / "out"), tmp_path / "out")
+
+
+def test_an_output_folder_with_another_run_is_left_alone(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    foreign = tmp_path / "mine"
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("precious")
+    answer = cgd("train", world["photos"], "--out", foreign)
+    assert answer.code == 2
+    assert [path.name for path in foreign.iterdir()] == ["thesis.txt"]
+    answer = cgd("train", world["poisoned"], "--out", world["victim"], "--seed", 1)
+    assert answer.code == 2
+    assert "seed" in answer.err
+
+
+def test_a_full_disk_fails_in_one_line_and_keeps_what_was_there(
+    cgd: Run, world: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    arguments = ("train", world["photos"], "--out", tmp_path / "out", "--epochs", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("cgd.files.save_file", full)
+        answer = cgd(*arguments)
+    assert answer.code == 1
+    assert "No space left" in answer.err.splitlines()[-1]
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+    assert cgd(*arguments).code == 0
+
+
+def test_a_killed_scan_continues_to_the_same_scores(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    guide = f"classifier:{world['guide']}"
+
+    def arguments(out: Path) -> list[str]:
+        common = ["scan", str(world["poisoned"]), "--guide", guide, "--preset", "released"]
+        return [*common, "--out", str(out)]
+
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    code = "import sys; from cgd.cli import main; sys.argv[0] = 'cgd'; main()"
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments(killed)])
+    stored = killed / "suspect-0.safetensors"
+    while process.poll() is None and not stored.exists():
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert stored.exists()
+    assert cgd(*arguments(killed)).code == 0
+    assert cgd(*arguments(whole)).code == 0
+    assert pq.read_table(killed / "scores.parquet") == pq.read_table(whole / "scores.parquet")
+    assert not list(killed.glob("*.partial"))
