@@ -14,7 +14,7 @@ from cgd.data import ImageData, load
 from cgd.errors import InputError
 from cgd.evaluation import Evaluation, check_fit
 from cgd.files import read_json, write_json, write_text
-from cgd.guides import Guide, code_like, open_guide
+from cgd.guides import Guide, open_guide
 from cgd.models import Classifier, ModelCard, build, load_checkpoint, load_model, save_model
 from cgd.presets import get_preset
 from cgd.progress import say
@@ -170,7 +170,7 @@ def scan(
     data = _load(source, own.card.size if own else size, names)
     if own:
         check_fit(own, data)
-    guide = _open_guide(options, data, where)
+    guide = open_guide(options.guide, device=where, templates=options.templates or None)
     with runs.run_folder(out, "scan", _scan_settings(source, data, options, seed, where)):
         found = _scan(data, guide, options, own, seed, where, out)
     runs.write_scan(out, data, found)
@@ -205,7 +205,11 @@ def defend(
     check_fit(victim, data)
     test, planted = _test_data(victim, test_source, source, attack_run, names)
     found = runs.read_scan(scan_run, data) if scan_run else None
-    guide = None if found else _open_guide(options, data, where)
+    guide = (
+        None
+        if found
+        else open_guide(options.guide, device=where, templates=options.templates or None)
+    )
     settings = _scan_settings(source, data, options, seed, where)
     if scan_run:
         settings["scan"] = str(scan_run)
@@ -323,17 +327,6 @@ def _load(source: str, size: int | None, names: Path | None) -> ImageData:
     if mapping is not None and not isinstance(mapping, Mapping):
         raise InputError(f"{names}: must be a JSON object {{code: name}}")
     return load(source, size=size, names=mapping)
-
-
-def _open_guide(options: ScanOptions, data: ImageData, device: torch.device) -> Guide:
-    codes = code_like(data.classes)
-    if codes:
-        shown = ", ".join(repr(code) for code in codes[:3])
-        say(
-            f"warning: class names like {shown} look like codes; a zero-shot guide needs readable "
-            "names: --names FILE.json with {code: name}"
-        )
-    return open_guide(options.guide, device=device, templates=options.templates or None)
 
 
 def _scan(

@@ -1,15 +1,45 @@
 """`cgd demo`: the whole line, offline, on scikit-learn's handwritten digits."""
 
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cgd.attacks import Manifest, make_attack, poison
+from cgd.commands import print_before_after
 from cgd.data.dataset import ImageData, from_arrays
+from cgd.evaluation import evaluate, ground_truth
+from cgd.files import write_json
+from cgd.models import Classifier, ModelCard, build, save_model
+from cgd.pipeline import repair, scan
+from cgd.progress import say
+from cgd.report import write_report
+from cgd.runs import evaluation_record, run_folder, scan_record, write_scan
+from cgd.suspect import SHORT, SuspectRecipe
+from cgd.training import Recipe, pick_device, train
+from cgd.unlearn import RETARGET
+
+Result = TypeVar("Result")
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SIZE = 16
 TEST_PER_CLASS = 50
+
+GUIDE = "demo"
+ARCH = "small_resnet"
+RATE = 0.05
+TARGET = 0
+VICTIM = Recipe(flip=False)
+# The defaults are for tens of thousands of images: with 1,297, batches are smaller, so that there
+# are enough steps, and one point of held-out accuracy is a single image, so that more may be lost.
+SUSPECT = SuspectRecipe(replace(SHORT.training, batch=32))
+REPAIR = replace(RETARGET, clean_batch=48, triggered_batch=16, tolerance=10.0, flip=False)
 
 
 def to_images(inks: Tensor) -> Tensor:
@@ -42,3 +72,70 @@ def demo_data(seed: int = 0) -> tuple[ImageData, ImageData]:
     test = np.concatenate([rows[:TEST_PER_CLASS] for rows in of_class])
     train = np.concatenate([rows[TEST_PER_CLASS:] for rows in of_class])
     return everything.subset(np.sort(train)), everything.subset(np.sort(test))
+
+
+def run_demo(out: Path, *, seed: int = 0, device: torch.device | None = None) -> Path:
+    """Plant a trigger, train a victim, scan, repair, measure, and write the run folder.
+
+    Args:
+        out: the run folder.
+        seed: fixes every random choice.
+        device: where to compute; default: a GPU if there is one.
+
+    Returns:
+        Path of the report.
+
+    Raises:
+        InputError: `out` holds something else.
+    """
+    device = device or pick_device()
+    clean, test = demo_data(seed)
+    attack = make_attack("badnets")
+    data, manifest = poison(clean, attack, rate=RATE, target=TARGET, seed=seed)
+    with run_folder(out, "demo", _settings(data, manifest, seed, device)):
+        say(f"{len(manifest.poison)} of {len(data)} digits get a white corner and the label 'zero'")
+        victim, victim_seconds = _timed(lambda: _victim(data, seed, device))
+        found = scan(data, GUIDE, suspect=SUSPECT, seed=seed, device=device, folder=out)
+        repaired, repair_seconds = _timed(
+            lambda: repair(victim, data, found, recipe=REPAIR, seed=seed, device=device)
+        )
+    write_scan(out, data, found)
+    save_model(out, repaired.model)
+
+    before = evaluate(victim, test, attack, TARGET, device=device)
+    after = evaluate(repaired.model, test, attack, TARGET, device=device)
+    record = evaluation_record(before, after, ground_truth(data, found, manifest))
+    record |= scan_record(data, found)
+    record["seconds"] = {"victim": victim_seconds, **found.seconds, "unlearning": repair_seconds}
+    record["epochs_equivalent"] = found.passes + repaired.images / len(data)
+    write_json(out / "result.json", record)
+    print_before_after(before, after)
+    return write_report(out, data)
+
+
+def _settings(
+    data: ImageData, manifest: Manifest, seed: int, device: torch.device
+) -> dict[str, Any]:
+    return {
+        "data": "scikit-learn's handwritten digits, poisoned",
+        "fingerprint": data.fingerprint,
+        "classes": list(data.classes),
+        "size": data.size,
+        "guide": GUIDE,
+        "attack": manifest.attack,
+        "rate": manifest.rate,
+        "target": manifest.target,
+        "arch": ARCH,
+        "seed": seed,
+        "device": str(device),
+    }
+
+
+def _victim(data: ImageData, seed: int, device: torch.device) -> Classifier:
+    model = build(ModelCard(ARCH, data.classes, data.size), seed=seed)
+    return train(model, data.images, data.labels, VICTIM, seed=seed, device=device, label="victim")
+
+
+def _timed(work: Callable[[], Result]) -> tuple[Result, float]:
+    start = time.perf_counter()
+    return work(), time.perf_counter() - start

@@ -33,6 +33,7 @@ RELEASED = SuspectRecipe(
     Recipe(
         epochs=5,
         batch=256,
+        min_steps=0,
         lr=3e-4,
         optimizer="adam",
         schedule="constant",

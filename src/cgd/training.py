@@ -28,6 +28,8 @@ class Recipe:
     Attributes:
         epochs: passes over the data.
         batch: images a step.
+        min_steps: with fewer steps an epoch, batches are made smaller, down to 16 images: a small
+            data set needs enough steps more than it needs large batches.
         lr: (peak) learning rate.
         optimizer: `sgd` (Nesterov momentum 0.9) or `adam`.
         weight_decay: L2 penalty, added to the gradient.
@@ -39,12 +41,21 @@ class Recipe:
 
     epochs: int = 12
     batch: int = 128
+    min_steps: int = 50
     lr: float = 0.1
     optimizer: Literal["sgd", "adam"] = "sgd"
     weight_decay: float = 5e-4
     schedule: Literal["one_cycle", "constant"] = "one_cycle"
     crop: bool = True
     flip: bool = True
+
+    def batch_for(self, n: int) -> int:
+        """Images a step on a data set of `n`.
+
+        >>> Recipe().batch_for(20_000), Recipe().batch_for(1_000), Recipe(batch=8).batch_for(100)
+        (128, 20, 8)
+        """
+        return min(self.batch, max(16, n // self.min_steps if self.min_steps else n))
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -229,7 +240,8 @@ def train(
     place(model, device)
     images, labels = to_device(images, device), labels.to(device)
     optimizer = make_optimizer(model, recipe)
-    steps = max(1, -(-len(labels) // recipe.batch))
+    batch_size = recipe.batch_for(len(labels))
+    steps = -(-len(labels) // batch_size)
     schedule = None
     if recipe.schedule == "one_cycle":
         schedule = one_cycle(recipe.lr, recipe.epochs * steps)
@@ -244,7 +256,7 @@ def train(
             with autocast(device):
                 return F.cross_entropy(model(batch).float(), labels[rows.to(device)])
 
-        batches = shuffled_batches(len(labels), recipe.batch, generator)
+        batches = shuffled_batches(len(labels), batch_size, generator)
         mean_loss = run_steps(batches, loss_of, optimizer, schedule, epoch * steps)
         if not mean_loss < float("inf"):
             raise InputError(

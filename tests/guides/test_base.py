@@ -51,6 +51,10 @@ def test_tiny_imagenet() -> None:
     assert set(TINY_IMAGENET) <= set(known)
 
 
+def test_a_class_name_without_end_is_cut() -> None:
+    assert readable(["a" * 10**6, "b"]) == ("a" * 200, "b")
+
+
 def test_words_are_no_codes() -> None:
     cifar = ["airplane", "automobile", "maple_tree", "can", "ray", "bee", "x-ray", "F 16 jet"]
     assert code_like([*TINY_IMAGENET.values(), *GTSRB, *cifar]) == ()

@@ -50,7 +50,7 @@ def test_class_map(onnx_file, noise_data, tmp_path: Path) -> None:
     plain = open_guide(f"onnx:{path}").logits(noise_data(size=16, classes=tuple("abcde")))
     groups = write_map(tmp_path / "map.json", {"cat": [0, 3], "dog": [4], "unused": [1]})
     mapped = open_guide(f"onnx:{path}?map={groups}").logits(noise_data(size=16))
-    assert torch.allclose(mapped[:, 0], plain[:, [0, 3]].logsumexp(1))
+    assert torch.allclose(mapped[:, 0], plain[:, [0, 3]].exp().mean(1).log(), atol=1e-5)
     assert torch.equal(mapped[:, 1], plain[:, 4])
 
 
@@ -73,14 +73,12 @@ def test_the_background_of_1001_outputs_is_left_out(onnx_file, noise_data, tmp_p
     assert torch.allclose(logits, alone)
 
 
-def test_merged_probabilities_add_up() -> None:
+def test_merged_scores_are_those_of_classes_with_equal_chances() -> None:
     outputs = torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
     merged = merge_outputs(outputs, [[0, 2], [1], [3, 4]])
-    together = outputs.softmax(1)
-    expected = torch.stack(
-        [together[:, [0, 2]].sum(1), together[:, 1], together[:, 3:].sum(1)], dim=1
-    )
-    assert torch.allclose(merged.softmax(1), expected)
+    each = outputs.softmax(1)
+    by_class = torch.stack([each[:, [0, 2]].mean(1), each[:, 1], each[:, 3:].mean(1)], dim=1)
+    assert torch.allclose(merged.softmax(1), by_class / by_class.sum(1, keepdim=True))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +91,7 @@ def test_merged_probabilities_add_up() -> None:
         ({"cat": [0], "dog": "tail"}, "class 'dog' needs a list"),
         ({"cat": [0], "dog": [-1]}, "class 'dog' needs a list"),
         ({"cat": [0], "dog": [1.5]}, "class 'dog' needs a list"),
-        ({"cat": [0], "dog": [5]}, "names output 5, the model has 5"),
+        ({"cat": [0], "dog": [5]}, "names output 5, .* 0 to 4"),
     ],
 )
 def test_bad_class_maps(onnx_file, noise_data, tmp_path: Path, record, words: str) -> None:
@@ -103,8 +101,11 @@ def test_bad_class_maps(onnx_file, noise_data, tmp_path: Path, record, words: st
 
 
 def test_other_number_of_classes(onnx_file, noise_data) -> None:
-    with pytest.raises(InputError, match="5 classes, but memory has 2"):
-        open_guide(f"onnx:{onnx_file(WEIGHTS)}").logits(noise_data(size=16))
+    guide = open_guide(f"onnx:{onnx_file(WEIGHTS)}")
+    for known in (5, None):  # told before the pass over the images where the graph says it
+        guide.outputs = known  # type: ignore[attr-defined]
+        with pytest.raises(InputError, match="5 classes, but memory has 2"):
+            guide.logits(noise_data(size=16))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_not_an_onnx_file(tmp_path: Path) -> None:
 def test_mobilenet_knows_photographs() -> None:
     guides = SHARED / "guides"
     data = load(SHARED / "caltech24")
-    few = data.subset(np.arange(0, len(data), 20))
+    few = data.subset(np.arange(0, len(data), 40))
     spec = f"onnx:{guides}/mobilenet_v2_1.0_224.onnx?map={guides}/imagenet_class_map.json"
     right = open_guide(spec).logits(few).argmax(1) == few.labels
     assert right.float().mean() > 0.9

@@ -46,7 +46,7 @@ def test_same_as_open_clip(clip_weights: Path, photos: Path, tmp_path, file, tem
     classifier = open_clip.build_zero_shot_classifier(
         model, open_clip.get_tokenizer(TINY_CLIP), names, prompts, num_classes_per_batch=2
     )
-    images = torch.stack([transform(Image.open(path)) for path in data.paths])
+    images = torch.stack([transform(Image.open(photos / path)) for path in data.paths])
     with torch.no_grad():
         expected = model.logit_scale.exp() * model.encode_image(images, normalize=True) @ classifier
 

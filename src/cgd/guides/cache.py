@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor
 
 from cgd.errors import InputError
@@ -98,9 +99,10 @@ class VectorCache:
             return
         try:
             _write_shard(self.folder, keys, values)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             self._writable = False
-            say(f"{self.folder}: cannot be written ({error.strerror}); going on without a cache")
+            reason = getattr(error, "strerror", None) or error
+            say(f"{self.folder}: cannot be written ({reason}); going on without a cache")
 
 
 def _write_shard(folder: Path, keys: Sequence[NDArray[np.uint8]], values: Sequence[Tensor]) -> None:

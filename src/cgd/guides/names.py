@@ -263,11 +263,13 @@ TINY_IMAGENET = {
 }
 """WordNet ids of the 200 classes of Tiny-ImageNet -> words."""
 
+MAX_LETTERS = 200
+
 _CODES = re.compile(
     r"[\d\W_]+"  # 7, 00017, 3-12
     r"|[a-z]{1,2}[\W_]?\d+"  # n01440764, c12, id_3
     r"|(class|label|category|folder|object|type|cls|cat|obj|lbl)[\W_]?\d+"
-    r"|(?=.*\d)(0x)?[0-9a-f]{6,}",  # hexadecimal, with a digit so that "facade" is a word
+    r"|0x[0-9a-f]+|(?=.*\d)[0-9a-f]{6,}",  # hexadecimal; with a digit, since "facade" is a word
     re.IGNORECASE | re.ASCII,
 )
 
@@ -276,7 +278,8 @@ def readable(classes: Sequence[str]) -> tuple[str, ...]:
     """Return what to call the classes in a prompt.
 
     The folder names of GTSRB (all 43) and the WordNet ids of Tiny-ImageNet (any of them) are
-    replaced by words; in other names underscores become spaces.
+    replaced by words; in other names underscores become spaces, and only the first
+    `MAX_LETTERS` letters count, since no text encoder reads more.
 
     >>> readable(["n02129165", "n03126707"])
     ('lion', 'construction crane')
@@ -288,7 +291,11 @@ def readable(classes: Sequence[str]) -> tuple[str, ...]:
         words = GTSRB_FOLDERS
     elif set(classes) <= set(TINY_IMAGENET):
         words = TINY_IMAGENET
-    return tuple(words.get(name, " ".join(name.replace("_", " ").split())) for name in classes)
+    return tuple(words.get(name) or _spaced(name[:MAX_LETTERS]) for name in classes)
+
+
+def _spaced(name: str) -> str:
+    return " ".join(name.replace("_", " ").split())
 
 
 def default_templates(classes: Sequence[str]) -> tuple[str, ...]:

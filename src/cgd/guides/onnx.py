@@ -34,54 +34,76 @@ Groups = list[list[int]]
 
 
 class OnnxGuide:
-    """Class scores of an ONNX classifier, its outputs added up by class where there is a map."""
+    """Class scores of an ONNX classifier, its outputs averaged by class where there is a map.
+
+    Args:
+        name: as the user wrote it.
+        encoder: image -> outputs.
+        cache: keeps the outputs.
+        outputs: their number, where the graph states it.
+        class_map: file for `read_class_map`.
+    """
 
     def __init__(
-        self, name: str, encoder: Encoder, cache: VectorCache, class_map: Path | None
+        self,
+        name: str,
+        encoder: Encoder,
+        cache: VectorCache,
+        outputs: int | None,
+        class_map: Path | None,
     ) -> None:
         self.name = name
         self.encoder = encoder
         self.cache = cache
+        self.outputs = outputs
         self.class_map = class_map
 
     def logits(self, data: ImageData) -> Tensor:
-        """See `cgd.guides.Guide`; the score of a class is the logsumexp over its outputs."""
+        """See `cgd.guides.Guide`; with a map, see `merge_outputs`."""
         groups = None
         if self.class_map is not None:
             groups = read_class_map(self.class_map, data.classes)
+        if self.outputs is not None:  # a misfit is told before the long pass, not after it
+            self._check(self.outputs, groups, data)
         outputs = encode(data, self.encoder, self.cache)
+        self._check(outputs.shape[1], groups, data)
         if groups is None:
-            check_classes(self.name, outputs.shape[1], data)
             return outputs
         if outputs.shape[1] == IMAGENET_AND_BACKGROUND:
             outputs = outputs[:, 1:]
-        return merge_outputs(outputs, groups, self.name)
+        return merge_outputs(outputs, groups)
+
+    def _check(self, outputs: int, groups: Groups | None, data: ImageData) -> None:
+        if groups is None:
+            check_classes(self.name, outputs, data)
+            return
+        largest = max(max(group) for group in groups)
+        numbered = outputs - (outputs == IMAGENET_AND_BACKGROUND)
+        if largest >= numbered:
+            raise InputError(
+                f"{self.class_map}: names output {largest}, but {self.name} numbers its outputs "
+                f"0 to {numbered - 1}; use the map that belongs to the model"
+            )
 
 
-def merge_outputs(outputs: Tensor, groups: Groups, name: str = "") -> Tensor:
-    """Add up the probabilities of the outputs of each class.
+def merge_outputs(outputs: Tensor, groups: Groups) -> Tensor:
+    """Average the probabilities of the outputs of each class.
+
+    The average, not the sum: every class starts with the same chance, however many outputs it has
+    (of the 1,000 ImageNet classes 118 are dogs; a sum calls most unclear images a dog).
 
     Args:
         outputs: [n, m] logits.
         groups: for each class, the numbers of its outputs.
-        name: the guide, for messages.
 
     Returns:
         [n, len(groups)] logits.
 
-    Raises:
-        InputError: a group names an output that does not exist.
-
     >>> merge_outputs(torch.log(torch.tensor([[1.0, 2.0, 3.0]])), [[0, 2], [1]]).exp()
-    tensor([[4., 2.]])
+    tensor([[2., 2.]])
     """
-    largest = max(max(group) for group in groups)
-    if largest >= outputs.shape[1]:
-        raise InputError(
-            f"guide {name}: the class map names output {largest}, the model has "
-            f"{outputs.shape[1]}; use the map that belongs to the model"
-        )
-    return torch.stack([outputs[:, group].logsumexp(1) for group in groups], dim=1)
+    scores = [outputs[:, group].logsumexp(1) - math.log(len(group)) for group in groups]
+    return torch.stack(scores, dim=1)
 
 
 def read_class_map(path: Path, classes: Sequence[str]) -> Groups:
@@ -124,7 +146,7 @@ def open_onnx(request: Request) -> Guide:
     path, options = _parse(request)
     session = _session(path, request.device)
     feed = _input(session, path)
-    output = _output(session, path)
+    output, number = _output(session, path)
     preprocessing = _preprocessing(feed.shape, _metadata(session) | options, path)
 
     def forward(images: Tensor) -> Tensor:
@@ -146,7 +168,8 @@ def open_onnx(request: Request) -> Guide:
         request.name,
         Encoder(request.name, forward, preprocessing, request.device, batch),
         VectorCache(request.cache, identity),
-        Path(options["map"]) if "map" in options else None,
+        number,
+        Path(options["map"]).expanduser() if "map" in options else None,
     )
 
 
@@ -196,12 +219,14 @@ def _input(session: Any, path: Path) -> Any:
     return inputs[0]
 
 
-def _output(session: Any, path: Path) -> str:
+def _output(session: Any, path: Path) -> tuple[str, int | None]:
+    """Choose the output with the class scores: its name, and their number where it is fixed."""
     outputs = {output.name: output.shape for output in session.get_outputs()}
     name = "logits" if "logits" in outputs else next(iter(outputs))
     if len(outputs[name]) != 2:
         raise InputError(f"{path}: its output {name!r} is not [n, classes]; export class scores")
-    return name
+    number = outputs[name][1]
+    return name, number if isinstance(number, int) else None
 
 
 def _metadata(session: Any) -> dict[str, str]:

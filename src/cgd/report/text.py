@@ -33,22 +33,22 @@ def number(value: float) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """Write percent, or a dash where nothing was measured.
+    r"""Write percent, or a dash where nothing was measured.
 
     >>> percent(97.123), percent(None)
-    ('97.1 %', '–')
+    ('97.1\xa0%', '–')
     """
-    return MISSING if value is None else f"{value:.{digits}f} %"
+    return MISSING if value is None else f"{value:.{digits}f}\xa0%"
 
 
 def share(part: float, whole: float) -> str:
-    """Write a part of a whole in percent; a small part is never rounded to nothing.
+    r"""Write a part of a whole in percent; a small part is never rounded to nothing.
 
     >>> share(1, 3), share(1, 100000), share(0, 3)
-    ('33.3 %', '< 0.1 %', '0.0 %')
+    ('33.3\xa0%', '<\xa00.1\xa0%', '0.0\xa0%')
     """
     value = 100 * part / whole if whole else 0.0
-    return "< 0.1 %" if 0 < value < 0.05 else percent(value)
+    return "<\xa00.1\xa0%" if 0 < value < 0.05 else percent(value)
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,140 @@
+"""Reading a run folder for the report: checked, because anyone may hand one over."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from cgd.errors import InputError
+from cgd.files import read_json
+
+PARTS = ("clean", "unused", "triggered")
+GROUPS = ("before", "after", "separation", "seconds")
+SINGLE = ("der", "guide_accuracy", "epochs_equivalent", "asr_floor", "ra_ceiling")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `result.json` says; values that were not measured are missing.
+
+    Attributes:
+        before: ca, asr, ra of the model as it came, in percent.
+        after: the same of the repaired model.
+        separation: how well the split tells poison from the rest.
+        seconds: per stage.
+        single: der, guide_accuracy, epochs_equivalent, asr_floor, ra_ceiling.
+        skipped: (path, reason) of the images that could not be used.
+    """
+
+    before: dict[str, float]
+    after: dict[str, float]
+    separation: dict[str, float]
+    seconds: dict[str, float]
+    single: dict[str, float]
+    skipped: list[tuple[str, str]]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The columns of `scores.parquet` that the report needs; n entries each."""
+
+    source: Path
+    label: NDArray[np.int64]
+    guide_label: NDArray[np.int64]
+    guide_rank: NDArray[np.float64]
+    suspect_rank: NDArray[np.float64]
+    part: NDArray[np.str_]
+
+    @property
+    def poison_score(self) -> NDArray[np.float64]:
+        """Guide rank minus suspect rank."""
+        return self.guide_rank - self.suspect_rank
+
+    def paths(self, rows: NDArray[np.int64]) -> list[str]:
+        """Read the paths of some rows."""
+        column = pq.read_table(self.source, columns=["path"])["path"]
+        return [str(path) for path in column.take(pa.array(rows)).to_pylist()]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read `config.json`.
+
+    Raises:
+        InputError: it is missing or malformed, or names no classes.
+    """
+    config = _object(path)
+    classes = config.get("classes")
+    if not isinstance(classes, list) or not classes:
+        raise InputError(f"{path}: names no classes; name a run folder of cgd scan or defend")
+    return config
+
+
+def read_result(path: Path) -> Result:
+    """Read `result.json`.
+
+    Raises:
+        InputError: it is missing or malformed.
+    """
+    record = _object(path)
+    groups = {key: _numbers(path, key, record.get(key) or {}) for key in GROUPS}
+    single = _numbers(path, "it", {key: record.get(key) for key in SINGLE})
+    try:
+        skipped = [(str(e["path"]), str(e["reason"])) for e in record.get("skipped") or []]
+    except (TypeError, KeyError) as error:
+        raise InputError(f"{path}: 'skipped' is not a list of {{path, reason}}") from error
+    return Result(**groups, single=single, skipped=skipped)
+
+
+def read_scores(path: Path, classes: int) -> Scores:
+    """Read `scores.parquet`.
+
+    Args:
+        path: the file.
+        classes: number of classes; labels lie below.
+
+    Raises:
+        InputError: it is missing or malformed.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; the report is of a finished scan or defence")
+    names = ("label", "guide_label", "guide_rank", "suspect_rank")
+    try:
+        table = pq.read_table(path, columns=[*names, "path", "part"])
+        columns = [table[name].to_numpy().astype(np.float64) for name in names]
+        part = table["part"].to_numpy(zero_copy_only=False).astype("U9")
+    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: not the scores of a scan ({reason})") from error
+    if not len(part):
+        raise InputError(f"{path}: holds no samples; scan some data")
+    *labels, guide_rank, suspect_rank = columns
+    in_range = all(bool(((c >= 0) & (c < classes)).all()) for c in labels) and all(
+        bool(((c >= 0) & (c <= 1)).all()) for c in (guide_rank, suspect_rank)
+    )
+    if not in_range or not np.isin(part, PARTS).all():
+        raise InputError(f"{path}: holds labels, ranks or parts that no scan writes; scan again")
+    label, guide_label = (column.astype(np.int64) for column in labels)
+    return Scores(path, label, guide_label, guide_rank, suspect_rank, part)
+
+
+def _object(path: Path) -> dict[str, Any]:
+    record = read_json(path)
+    if not isinstance(record, dict):
+        raise InputError(f"{path}: not a JSON object; run the command that made it again")
+    return record
+
+
+def _numbers(path: Path, key: str, values: Any) -> dict[str, float]:
+    """Return the numbers of a JSON object, without its nulls."""
+    if not isinstance(values, Mapping):
+        raise InputError(f"{path}: {key!r} is not an object of numbers")
+    for name, value in values.items():
+        if value is not None and not (isinstance(value, int | float) and isfinite(value)):
+            raise InputError(f"{path}: {name!r} is not a number")
+    return {name: float(value) for name, value in values.items() if value is not None}

@@ -1,0 +1,198 @@
+"""The report of a run folder: complete, escaped, self-contained, bounded in size."""
+
+import json
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from cgd.data.dataset import ImageData, from_arrays
+from cgd.errors import InputError
+from cgd.report import write_report
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "\"' onmouseover='alert(1)",
+    "katze\nzeile {{ 7*7 }} {% raw %}",
+    "日本語 \u202eevil",
+    "</style><img src=x onerror=alert(1)>",
+]
+
+
+def make_run(
+    folder: Path,
+    n: int = 200,
+    classes: list[str] | None = None,
+    paths: list[str] | None = None,
+    **result: Any,
+) -> Path:
+    classes = classes or ["cat", "dog", "frog"]
+    generator = np.random.default_rng(0)
+    guide, suspect = generator.permutation(n) + 1, generator.permutation(n) + 1
+    score = (guide - suspect) / n
+    columns = {
+        "index": np.arange(n),
+        "path": paths or [f"images/{i}.jpg" for i in range(n)],
+        "label": generator.integers(0, len(classes), n),
+        "guide_label": generator.integers(0, len(classes), n),
+        "guide_entropy": (guide / n).astype(np.float32),
+        "guide_rank": (guide / n).astype(np.float32),
+        "suspect_entropy": (suspect / n).astype(np.float32),
+        "suspect_rank": (suspect / n).astype(np.float32),
+        "part": np.where(score > 0.6, "triggered", np.where(score > 0.5, "unused", "clean")),
+    }
+    folder.mkdir(exist_ok=True)
+    pq.write_table(pa.table(columns), folder / "scores.parquet")
+    config = {"command": "scan", "version": "1.2.3", "classes": classes, "data": "photos/"}
+    (folder / "config.json").write_text(json.dumps(config | {"fingerprint": "f00d"}))
+    (folder / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+def make_data(n: int, classes: list[str], size: int = 16) -> ImageData:
+    images = torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8)
+    return from_arrays(images, torch.zeros(n, dtype=torch.int64), classes)
+
+
+class Elements(HTMLParser):
+    """All tags, attributes and text of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_a_scan_without_a_repair(tmp_path: Path) -> None:
+    page = write_report(make_run(tmp_path), None).read_text()
+    text = Elements(page).text
+    assert "of 200 samples were set apart" in text
+    assert "Clean accuracy" not in text
+    assert "Most suspicious images" not in text
+    assert "f00d" in text
+    assert "1.2.3" in text
+
+
+def test_a_repair_with_everything_measured(tmp_path: Path) -> None:
+    run = make_run(
+        tmp_path,
+        before={"ca": 77.4, "asr": 91.2, "ra": 8.1},
+        after={"ca": 76.1, "asr": 1.3, "ra": 76.5},
+        separation={
+            "auroc": 0.955,
+            "average_precision": 0.726,
+            "triggered_precision": 0.664,
+            "triggered_recall": 0.7,
+            "poison_in_clean": 133,
+        },
+        guide_accuracy=61.8,
+        der=0.943,
+        seconds={"guide": 41.2, "suspect": 133.7},
+        epochs_equivalent=3.0,
+        asr_floor=2.1,
+        ra_ceiling=78.0,
+        skipped=[{"path": "broken.jpg", "reason": "truncated"}],
+    )
+    page = write_report(run, make_data(200, ["cat", "dog", "frog"])).read_text()
+    elements = Elements(page)
+    text = elements.text.replace("\xa0", " ")
+    for shown in (
+        *("91.2 %", "1.3 %", "77.4 %", "76.1 %", "76.5 %", "2.1 %", "78.0 %", "61.8 %"),
+        *("0.955", "0.726", "66.4 %", "70.0 %", "133", "0.943", "41.2 s", "2 min 14 s"),
+        *("broken.jpg", "truncated"),
+    ):
+        assert shown in text, shown
+    assert elements.tags.count("figure") == 48
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        {"before": {"ca": 90.0, "asr": None, "ra": None}, "after": {"ca": 89.0}},
+        {"before": {"ca": None, "asr": None, "ra": None}, "after": None, "separation": None},
+        {"after": {"ca": 89.0, "asr": 1.0, "ra": 80.0}, "der": None, "guide_accuracy": None},
+        {"before": {"ca": 90.0, "asr": 99.0, "ra": 1.0}, "seconds": {}, "skipped": []},
+    ],
+)
+def test_what_was_not_measured_is_left_out(tmp_path: Path, result: dict[str, Any]) -> None:
+    text = Elements(write_report(make_run(tmp_path, **result)).read_text()).text
+    assert "None" not in text
+    assert "nan" not in text.split()
+
+
+def test_hostile_names_and_paths_stay_text(tmp_path: Path) -> None:
+    n = 60
+    paths = [f"{HOSTILE[i % len(HOSTILE)]}/{i}.png" for i in range(n)]
+    skipped = [{"path": name, "reason": name} for name in HOSTILE]
+    run = make_run(tmp_path, n, HOSTILE, paths, skipped=skipped, seconds={HOSTILE[0]: 1.0})
+    config = json.loads((run / "config.json").read_text())
+    hostile = {"data": HOSTILE[4], "guide": HOSTILE[1], "version": HOSTILE[0], HOSTILE[0]: HOSTILE}
+    (run / "config.json").write_text(json.dumps(config | hostile))
+    page = write_report(run, make_data(n, HOSTILE)).read_text()
+    elements = Elements(page)
+    assert "script" not in elements.tags
+    assert page.count("<style>") == 1
+    assert elements.tags.count("img") == 48
+    assert not [name for name, _ in elements.attributes if name.startswith("on")]
+    assert "<script>alert(1)</script>" in elements.text
+    assert "日本語" in page
+    assert "\u202e" not in page
+    assert "{{ 7*7 }}" in elements.text
+
+
+def test_a_path_that_is_not_unicode_is_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path, skipped=[{"path": "bad\udcff.jpg", "reason": "not an image"}])
+    assert "bad\\udcff.jpg" in write_report(run).read_text()
+
+
+def test_nothing_is_loaded_from_elsewhere(tmp_path: Path) -> None:
+    page = write_report(make_run(tmp_path), make_data(200, ["cat", "dog", "frog"])).read_text()
+    elements = Elements(page)
+    links = [value for name, value in elements.attributes if name in ("src", "href", "xlink:href")]
+    assert links
+    assert all(link.startswith("data:image/png;base64,") for link in links)
+    assert not re.search(r"https?://|//cdn|@import|url\(", page)
+    assert ("http-equiv", "Content-Security-Policy") in elements.attributes
+    assert "default-src 'none'" in page
+
+
+def test_size_and_time_are_bounded(tmp_path: Path) -> None:
+    n = 200_000
+    classes = [f"class number {i}" for i in range(1000)]
+    skipped = [{"path": f"{i}.jpg", "reason": "broken"} for i in range(5000)]
+    run = make_run(tmp_path, n, classes, skipped=skipped)
+    start = time.perf_counter()
+    path = write_report(run)
+    assert time.perf_counter() - start < 10
+    assert path.stat().st_size < 500_000
+
+
+def test_large_images_do_not_make_a_large_report(tmp_path: Path) -> None:
+    path = write_report(make_run(tmp_path), make_data(200, ["cat", "dog", "frog"], size=224))
+    assert path.stat().st_size < 1_500_000
+
+
+def test_the_same_run_gives_the_same_report(tmp_path: Path) -> None:
+    run, data = make_run(tmp_path), make_data(200, ["cat", "dog", "frog"])
+    assert write_report(run, data).read_bytes() == write_report(run, data).read_bytes()
+
+
+def test_other_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="200 samples, but memory has 7"):
+        write_report(make_run(tmp_path), make_data(7, ["cat", "dog", "frog"]))
