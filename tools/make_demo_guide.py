@@ -43,27 +43,42 @@ OUT = Path(__file__).parents[1] / "src" / "cgd" / "guides" / "demo"
 
 
 def render(fonts: Sequence[str]) -> Tensor:
-    """Draw the digits of each font: float [fonts, 10, 64, 64], ink 1, about 40 pixels high.
+    """Draw the digits of each font as printed and as pens do: float [2 fonts, 10, 64, 64], ink 1.
 
-    Each font counts three times, since a pen writes one also as a bare stroke: as l and as I.
+    Digits are about 40 pixels high.
     """
     glyphs = [
-        [_glyph(FONTS / f"{font}.ttf", letter) for letter in letters]
+        [_glyph(FONTS / f"{font}.ttf", digit, by_pen) for digit in range(10)]
         for font in fonts
-        for letters in ("0123456789", "0l23456789", "0I23456789")
+        for by_pen in (False, True)
     ]
     return torch.from_numpy(np.array(glyphs, dtype=np.float32) / 255)
 
 
-def _glyph(font: Path, digit: str) -> NDArray[np.uint8]:
+def _glyph(font: Path, digit: int, by_pen: bool) -> NDArray[np.uint8]:
     large = Image.new("L", (256, 256))
-    ImageDraw.Draw(large).text((64, 32), digit, fill=255, font=ImageFont.truetype(font, 160))
+    face = ImageFont.truetype(font, 160)
+    ImageDraw.Draw(large).text((64, 32), str(digit), fill=255, font=face)
     ink = large.crop(large.getbbox())
+    if by_pen:
+        ink = _pen_form(ink, digit)
     scale = 40 / max(ink.size)
     ink = ink.resize((max(1, round(ink.width * scale)), max(1, round(ink.height * scale))))
     square = Image.new("L", (GLYPH, GLYPH))
     square.paste(ink, ((GLYPH - ink.width) // 2, (GLYPH - ink.height) // 2))
     return np.asarray(square)
+
+
+def _pen_form(ink: Image.Image, digit: int) -> Image.Image:
+    """One without its foot, and a crossed seven; other digits as they are."""
+    width, height = ink.size
+    if digit == 1:
+        stem = ink.crop((0, 0, width, round(0.82 * height)))
+        return stem.crop(stem.getbbox())
+    if digit == 7:
+        bar = (0.1 * width, 0.46 * height, 0.9 * width, 0.56 * height)
+        ImageDraw.Draw(ink).rectangle(bar, fill=255)
+    return ink
 
 
 def handwrite(glyphs: Tensor, generator: Generator) -> Tensor:

@@ -21,7 +21,6 @@ from cgd.pipeline import repair, scan
 from cgd.progress import say
 from cgd.report import write_report
 from cgd.runs import evaluation_record, run_folder, scan_record, write_scan
-from cgd.suspect import SHORT, SuspectRecipe
 from cgd.training import Recipe, pick_device, train
 from cgd.unlearn import RETARGET
 
@@ -36,10 +35,7 @@ ARCH = "small_resnet"
 RATE = 0.05
 TARGET = 0
 VICTIM = Recipe(flip=False)
-# The defaults are for tens of thousands of images: with 1,297, batches are smaller, so that there
-# are enough steps, and one point of held-out accuracy is a single image, so that more may be lost.
-SUSPECT = SuspectRecipe(replace(SHORT.training, batch=32))
-REPAIR = replace(RETARGET, clean_batch=48, triggered_batch=16, tolerance=10.0, flip=False)
+REPAIR = replace(RETARGET, flip=False)
 
 
 def to_images(inks: Tensor) -> Tensor:
@@ -95,7 +91,7 @@ def run_demo(out: Path, *, seed: int = 0, device: torch.device | None = None) ->
     with run_folder(out, "demo", _settings(data, manifest, seed, device)):
         say(f"{len(manifest.poison)} of {len(data)} digits get a white corner and the label 'zero'")
         victim, victim_seconds = _timed(lambda: _victim(data, seed, device))
-        found = scan(data, GUIDE, suspect=SUSPECT, seed=seed, device=device, folder=out)
+        found = scan(data, GUIDE, seed=seed, device=device, folder=out)
         repaired, repair_seconds = _timed(
             lambda: repair(victim, data, found, recipe=REPAIR, seed=seed, device=device)
         )
