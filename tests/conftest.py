@@ -1,14 +1,18 @@
-"""Helpers that many tests share: small image folders."""
+"""Helpers that many tests share: small image folders, a toy data set that is quickly learned."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from cgd.data import ImageData, from_arrays
 
 ImageMaker = Callable[..., Image.Image]
 FolderMaker = Callable[..., Path]
+DataMaker = Callable[..., ImageData]
 
 
 @pytest.fixture
@@ -40,5 +44,19 @@ def image_folder(tmp_path: Path, noise_image: ImageMaker) -> FolderMaker:
                 image = noise_image(1000 * label + i, width, height)
                 image.save(tmp_path / name / folder / f"{i}.png")
         return tmp_path / name
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def toy_data() -> DataMaker:
+    """(n, seed, size, tint) -> dark noise, a little redder, greener or bluer: 3 classes in turn."""
+
+    def make(n: int = 120, seed: int = 0, size: int = 16, tint: int = 6) -> ImageData:
+        labels = np.arange(n) % 3
+        images = np.random.default_rng(seed).integers(0, 100, (n, 3, size, size), dtype=np.uint8)
+        images[np.arange(n), labels] += np.uint8(tint)
+        classes = ("red", "green", "blue")
+        return from_arrays(torch.from_numpy(images), torch.from_numpy(labels), classes)
 
     return make

@@ -67,7 +67,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for arguments in (
         ("train", paths["trusted"], "--out", paths["guide"], "--epochs", 4, "--batch", 16),
         ("attack", "badnets", paths["photos"], "--rate", 0.1, "--out", paths["poisoned"]),
-        ("train", paths["poisoned"], "--out", paths["victim"], "--epochs", 4, "--batch", 16),
+        ("train", paths["poisoned"], "--out", paths["victim"], "--arch", "tiny_resnet"),
     ):
         sys.argv = ["cgd", *map(str, arguments)]
         with pytest.raises(SystemExit) as stop:
@@ -185,7 +185,7 @@ def test_a_plain_state_dict_with_its_architecture_is_a_model(
     torch.save(load_model(world["victim"]).net.state_dict(), path)
     arguments = ("defend", world["poisoned"], "--model", path, "--out", tmp_path / "out")
     guide = ("--guide", f"classifier:{world['guide']}")
-    assert cgd(*arguments, *guide, "--arch", "small_resnet").code == 0
+    assert cgd(*arguments, *guide, "--arch", "tiny_resnet").code == 0
     refuse(cgd(*arguments[:-1], tmp_path / "o", *guide), tmp_path / "o")
     other = ("--arch", "preactresnet18")
     refuse(cgd(*arguments[:-1], tmp_path / "o", *guide, *other), tmp_path / "o")

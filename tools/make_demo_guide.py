@@ -70,11 +70,14 @@ def _glyph(font: Path, digit: int, by_pen: bool) -> NDArray[np.uint8]:
 
 
 def _pen_form(ink: Image.Image, digit: int) -> Image.Image:
-    """One without its foot, and a crossed seven; other digits as they are."""
+    """One with a long flag and no foot, and a crossed seven; other digits as they are."""
     width, height = ink.size
     if digit == 1:
-        stem = ink.crop((0, 0, width, round(0.82 * height)))
-        return stem.crop(stem.getbbox())
+        one = Image.new("L", (height // 2, height))
+        stroke = height // 9
+        flag = [(stroke // 2, round(0.45 * height)), (height // 2 - stroke, stroke // 2)]
+        ImageDraw.Draw(one).line([*flag, (height // 2 - stroke, height)], fill=255, width=stroke)
+        return one
     if digit == 7:
         bar = (0.1 * width, 0.46 * height, 0.9 * width, 0.56 * height)
         ImageDraw.Draw(ink).rectangle(bar, fill=255)
@@ -101,7 +104,7 @@ def _affine(n: int, generator: Generator) -> Tensor:
     """Rotation, slant and width at random, as a sampling grid [n, 64, 64, 2]."""
     angle = _uniform(n, -0.2, 0.2, generator)
     slant = _uniform(n, -0.4, 0.4, generator)
-    width = _uniform(n, -0.5, 0.2, generator).exp()
+    width = _uniform(n, -0.9, 0.1, generator).exp()
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros(n)
     rows = [torch.stack([cos / width, slant - sin, zero], 1), torch.stack([sin, cos, zero], 1)]
     return F.affine_grid(torch.stack(rows, 1), [n, 1, GLYPH, GLYPH], align_corners=False)

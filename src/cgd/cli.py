@@ -107,13 +107,16 @@ def attack(
     Example: cgd attack badnets photos/ --rate 0.05 --target 0 --set patch=4 --out poisoned
     """
     from cgd import commands
+    from cgd.inputs import Source
+    from cgd.terminal import print_attacks
 
     if name == "list":
-        commands.print_attacks()
+        print_attacks()
         return
     if data is None:
         raise InputError(f"cgd attack {name}: name the DATA to poison")
-    commands.attack(name, data, out, rate, target, parameter or [], size, seed, device)
+    source = Source(data, size, None, seed, device)
+    commands.attack(source, out, name, rate, target, parameter or [])
 
 
 @app.command()
@@ -139,10 +142,12 @@ def train(
     Example: cgd train photos/ --arch torchvision:resnet18 --size 64 --out victim
     """
     from cgd import commands
+    from cgd.inputs import Source, TrialOptions
     from cgd.training import Recipe
 
+    source = Source(data, size, names, seed, device)
     recipe = Recipe(epochs=epochs, batch=batch, lr=lr, flip=flip)
-    commands.train(data, out, arch, recipe, test, attack, size, names, seed, device)
+    commands.train(source, out, arch, recipe, TrialOptions(test, attack))
 
 
 @app.command()
@@ -170,10 +175,11 @@ def scan(
     Example: cgd scan photos/ --out scan
     """
     from cgd import commands
+    from cgd.inputs import ScanOptions, Source
 
-    templates = tuple(template or ())
-    options = commands.ScanOptions(guide, preset, suspect, arch, scale, templates)
-    commands.scan(data, out, options, model, size, names, seed, device)
+    source = Source(data, size, names, seed, device)
+    options = ScanOptions(guide, preset, suspect, arch, scale, tuple(template or ()))
+    commands.scan(source, out, options, model)
 
 
 @app.command()
@@ -207,12 +213,12 @@ def defend(
     Example: cgd defend photos/ --model victim --test photos-test/ --out repaired
     """
     from cgd import commands
+    from cgd.inputs import ModelOptions, ScanOptions, Source, TrialOptions
 
-    templates = tuple(template or ())
-    options = commands.ScanOptions(guide, preset, suspect, "small_resnet", scale, templates)
-    commands.defend(
-        data, model, out, options, arch, scan, flip, test, attack, size, names, seed, device
-    )
+    source = Source(data, size, names, seed, device)
+    options = ScanOptions(guide, preset, suspect, "small_resnet", scale, tuple(template or ()))
+    trial = TrialOptions(test, attack)
+    commands.defend(source, out, options, ModelOptions(model, arch), scan, flip, trial)
 
 
 @app.command()
@@ -230,8 +236,9 @@ def evaluate(
     Example: cgd evaluate repaired --test photos-test/ --attack poisoned
     """
     from cgd import commands
+    from cgd.inputs import TrialOptions
 
-    commands.evaluate(run, test, attack, names, device)
+    commands.evaluate(run, TrialOptions(test, attack), names, device)
 
 
 @app.command()

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cgd.attacks import Manifest, make_attack, poison
-from cgd.commands import print_before_after
 from cgd.data.dataset import ImageData, from_arrays
 from cgd.evaluation import evaluate, ground_truth
 from cgd.files import write_json
@@ -21,6 +20,7 @@ from cgd.pipeline import repair, scan
 from cgd.progress import say
 from cgd.report import write_report
 from cgd.runs import evaluation_record, run_folder, scan_record, write_scan
+from cgd.terminal import print_before_after
 from cgd.training import Recipe, pick_device, train
 from cgd.unlearn import RETARGET
 

@@ -49,16 +49,15 @@ def entropy_map(guide_logits: Tensor, suspect_logits: Tensor, labels: Tensor) ->
         labels: int64 [n], the given labels.
 
     Raises:
-        InputError: the shapes disagree or a logit is not finite.
+        InputError: the shapes disagree, a logit is not finite, or a label is not a class.
     """
-    for name, logits in (("guide", guide_logits), ("suspect", suspect_logits)):
-        if logits.ndim != 2 or len(logits) != len(labels):
-            raise InputError(
-                f"the {name}'s scores have shape {list(logits.shape)}, "
-                f"expected [{len(labels)}, classes]"
-            )
-        if not bool(torch.isfinite(logits).all()):
-            raise InputError(f"the {name}'s scores hold values that are not finite")
+    _check("guide", guide_logits, labels)
+    _check("suspect", suspect_logits, labels)
+    if guide_logits.shape != suspect_logits.shape:
+        raise InputError(
+            f"the guide scores {guide_logits.shape[1]} classes, the suspect "
+            f"{suspect_logits.shape[1]}; both must know the same classes"
+        )
     guide = label_entropy(guide_logits, labels)
     suspect = label_entropy(suspect_logits, labels)
     return EntropyMap(
@@ -68,6 +67,22 @@ def entropy_map(guide_logits: Tensor, suspect_logits: Tensor, labels: Tensor) ->
         suspect_entropy=suspect,
         suspect_rank=ranks(suspect),
     )
+
+
+def _check(name: str, logits: Tensor, labels: Tensor) -> None:
+    if logits.ndim != 2 or len(logits) != len(labels):
+        raise InputError(
+            f"the {name}'s scores have shape {list(logits.shape)}, "
+            f"expected [{len(labels)}, classes]"
+        )
+    if not bool(torch.isfinite(logits).all()):
+        raise InputError(f"the {name}'s scores hold values that are not finite")
+    outside = labels[(labels < 0) | (labels >= logits.shape[1])]
+    if len(outside):
+        raise InputError(
+            f"label {int(outside[0])} is none of the {logits.shape[1]} classes that the {name} "
+            "scores"
+        )
 
 
 def label_entropy(logits: Tensor, labels: Tensor) -> Floats:

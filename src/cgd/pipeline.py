@@ -176,5 +176,6 @@ def _kept(folder: Path | None, name: str, compute: Callable[[], Tensor]) -> tupl
     logits = compute()
     seconds = time.perf_counter() - start
     if path:
-        write_tensors(path, {"logits": logits, "seconds": torch.tensor(seconds)})
+        exact = torch.tensor(seconds, dtype=torch.float64)
+        write_tensors(path, {"logits": logits, "seconds": exact})
     return logits, seconds

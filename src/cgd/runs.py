@@ -1,5 +1,6 @@
 """Run folders: what a command leaves behind, and how it resumes."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -37,11 +38,12 @@ def run_folder(out: Path, command: str, settings: dict[str, Any]) -> Iterator[No
     Raises:
         InputError: the folder holds another run, or other files.
     """
-    config = {"command": command, "version": version("cgd"), **settings}
+    # As JSON gives it back: tuples become lists.
+    config = json.loads(json.dumps({"command": command, "version": version("cgd"), **settings}))
     path = out / "config.json"
     if path.is_file():
         _same_run(out, read_json(path), config)
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or _foreign_files(out)):
         raise InputError(f"{out}: not empty and not a run of this command; choose another --out")
     else:
         write_json(path, config)
@@ -54,7 +56,15 @@ def run_folder(out: Path, command: str, settings: dict[str, Any]) -> Iterator[No
         raise
 
 
-def _same_run(out: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _foreign_files(out: Path) -> list[str]:
+    """Names in `out`, without what a kill left of writing `config.json`."""
+    names = [entry.name for entry in out.iterdir()]
+    return [name for name in names if not name.startswith(".config.json.")]
+
+
+def _same_run(out: Path, there: Any, wanted: dict[str, Any]) -> None:
+    if not isinstance(there, dict):
+        raise InputError(f"{out}: its config.json is not of a run; choose another --out")
     keys = sorted(set(there) | set(wanted))
     differing = [key for key in keys if there.get(key) != wanted.get(key)]
     if differing:

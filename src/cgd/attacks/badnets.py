@@ -23,10 +23,14 @@ class BadNets(Attack):
 
     patch: int = 3
 
+    def __post_init__(self) -> None:
+        if self.patch < 1:
+            raise InputError(f"badnets: patch must be at least 1 pixel, not {self.patch}")
+
     def trigger(self, images: Tensor) -> Tensor:
         size = images.shape[-1]
         side = max(1, round(self.patch * size / 32))
-        if not 0 < side <= size:
+        if side > size:
             raise InputError(f"badnets: a patch of {side} pixels does not fit {size}-pixel images")
         triggered = images.clone()
         triggered[..., size - side :, size - side :] = 255

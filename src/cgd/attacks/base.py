@@ -113,7 +113,7 @@ def poison(
     """Poison a share of a data set.
 
     Dirty-label attacks draw from all samples, clean-label attacks from the target class, at most
-    80 % of it.
+    80 % of it. Clean-image attacks change labels only.
 
     Args:
         data: clean data.
@@ -139,12 +139,12 @@ def poison(
     generator = np.random.default_rng(seed)
     rows = np.sort(generator.choice(candidates, count, replace=False))
     chosen = torch.from_numpy(rows)
-    images = data.images.clone()
-    images[chosen] = attack.trigger(images[chosen])
+    images, keys = data.images.clone(), data.keys.copy()
+    if attack.family != "clean-image":
+        images[chosen] = attack.trigger(images[chosen])
+        keys[rows] = content_keys(images[chosen])
     new_labels = data.labels.clone()
     new_labels[chosen] = target
-    keys = data.keys.copy()
-    keys[rows] = content_keys(images[chosen])
     manifest = Manifest(
         attack=attack.name,
         family=attack.family,
@@ -190,16 +190,38 @@ def read_manifest(folder: Path) -> Manifest:
     Raises:
         InputError: `poison.json` is missing or malformed.
     """
-    record = read_json(folder / "poison.json")
+    path = folder / "poison.json"
+    record = read_json(path)
     try:
-        return Manifest(**record)
+        manifest = Manifest(**record)
     except TypeError as error:
-        raise InputError(f"{folder / 'poison.json'}: not a poison manifest ({error})") from error
+        raise InputError(f"{path}: not a poison manifest ({error})") from error
+    if not _is_sound(manifest):
+        raise InputError(f"{path}: damaged; run `cgd attack` again")
+    return manifest
+
+
+def _is_sound(manifest: Manifest) -> bool:
+    numbers = (manifest.poison, manifest.cover, manifest.original_labels, [manifest.target])
+    return (
+        isinstance(manifest.attack, str)
+        and isinstance(manifest.parameters, dict)
+        and all(isinstance(values, list) for values in numbers)
+        and all(type(value) is int and value >= 0 for values in numbers for value in values)
+        and len(manifest.original_labels) == len(manifest.poison)
+    )
 
 
 def read_poisoned(folder: Path) -> tuple[Attack, Manifest]:
-    """Read the attack, with its trigger, and the ground truth. For evaluation only."""
+    """Read the attack, with its trigger, and the ground truth. For evaluation only.
+
+    Raises:
+        InputError: a file is missing or malformed, or the attack is not registered.
+    """
     manifest = read_manifest(folder)
     state = folder / "trigger.safetensors"
     extra = {"state": read_tensors(state)} if state.is_file() else {}
-    return make_attack(manifest.attack, **manifest.parameters, **extra), manifest
+    try:
+        return make_attack(manifest.attack, **manifest.parameters, **extra), manifest
+    except TypeError as error:
+        raise InputError(f"{folder}: attack and parameters do not fit ({error})") from error

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cgd.attacks.base import Attack, register
+from cgd.errors import InputError
 
 
 @register
@@ -25,6 +26,11 @@ class Sig(Attack):
 
     delta: float = 40.0
     frequency: float = 6.0
+
+    def __post_init__(self) -> None:
+        for name, value in self.parameters().items():
+            if not math.isfinite(value):
+                raise InputError(f"sig: {name} must be a finite number, not {value}")
 
     def trigger(self, images: Tensor) -> Tensor:
         width = images.shape[-1]

@@ -1,6 +1,5 @@
 """A network together with the card that says how to feed it."""
 
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -134,7 +133,7 @@ def _read_card(path: Path) -> ModelCard:
             mean=_three(record["mean"]),
             std=_three(record["std"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path}: not a model card ({error!r})") from error
 
 
@@ -153,12 +152,12 @@ def load_checkpoint(path: Path, card: ModelCard) -> Classifier:
         InputError: the file is missing, holds pickled objects, or fits another architecture.
     """
     if path.suffix == ".safetensors":
-        return _with_weights(card, read_tensors(path), path)
+        return _with_weights(card, _plain_state(read_tensors(path), path), path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # damaged bytes make torch raise nearly anything
         raise InputError(
             f"{path}: holds pickled objects or is damaged; save `model.state_dict()` alone, "
             "best as safetensors"

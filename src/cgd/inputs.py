@@ -1,0 +1,191 @@
+"""What the options of a command name, opened and checked."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cgd import attacks
+from cgd.data import ImageData, load
+from cgd.errors import InputError
+from cgd.evaluation import Evaluation, check_fit, evaluate, ground_truth
+from cgd.files import read_json
+from cgd.guides import Guide, open_guide
+from cgd.models import Classifier, ModelCard, load_checkpoint, load_model
+from cgd.pipeline import Scan
+from cgd.presets import get_preset
+from cgd.suspect import OUT_OF_FOLD, RELEASED, SHORT, SuspectRecipe
+from cgd.training import pick_device
+
+SUSPECTS = {"short": SHORT, "released": RELEASED, "out-of-fold": OUT_OF_FOLD}
+OWN = "checkpoint"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Options about the data, the seed and the device, shared by most commands."""
+
+    data: str
+    size: int | None
+    names: Path | None
+    seed: int
+    device_name: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where to compute."""
+        return pick_device(self.device_name)
+
+    def load(self, size: int | None = None) -> ImageData:
+        """Load the data, at `size` where a model asks for one."""
+        return load_named(self.data, size or self.size, self.names)
+
+    def settings(self, data: ImageData) -> dict[str, Any]:
+        """Return the options as they are written to `config.json`."""
+        return {
+            "data": self.data,
+            "fingerprint": data.fingerprint,
+            "classes": list(data.classes),
+            "size": data.size,
+            "seed": self.seed,
+            "device": str(self.device),
+        }
+
+    def truth(self, data: ImageData, found: Scan) -> dict[str, Any] | None:
+        """Compare a scan with the ground truth, where `cgd attack` left one."""
+        folder = Path(self.data)
+        if not _is_attack_run(folder):
+            return None
+        return ground_truth(data, found, attacks.read_manifest(folder))
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """Options about guide, suspect and split."""
+
+    guide: str
+    preset: str
+    suspect: str | None
+    arch: str
+    scale: float | None
+    templates: tuple[str, ...]
+
+    def check(self) -> None:
+        """Refuse unknown names before anything long begins.
+
+        Raises:
+            InputError: no such preset or suspect.
+        """
+        get_preset(self.preset)
+        if self.suspect not in (None, OWN, *SUSPECTS):
+            raise InputError(
+                f"suspect {self.suspect!r} is unknown; use {', '.join(SUSPECTS)} or {OWN}"
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """Return the options as they are written to `config.json`."""
+        scale = get_preset(self.preset).scale if self.scale is None else self.scale
+        return {**asdict(self), "scale": scale}
+
+    def open_guide(self, device: torch.device) -> Guide:
+        """Open the guide."""
+        return open_guide(self.guide, device=device, templates=self.templates or None)
+
+    def suspect_or_recipe(self, own: Classifier | None) -> SuspectRecipe | Classifier | None:
+        """Return the user's own model where it is to be the suspect, or a recipe, or None for the
+        preset's.
+
+        Raises:
+            InputError: the own model is wanted and there is none.
+        """
+        if self.suspect != OWN:
+            return SUSPECTS[self.suspect] if self.suspect else None
+        if own is None:
+            raise InputError(f"--suspect {OWN} needs --model, a model trained on this data")
+        return own
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Test images, and the attack to measure with; either may be missing."""
+
+    test: ImageData | None = None
+    attack: attacks.Attack | None = None
+    target: int = 0
+
+    def measure(self, model: Classifier, device: torch.device) -> Evaluation:
+        """Measure what can be measured."""
+        if self.test is None:
+            return Evaluation()
+        return evaluate(model, self.test, self.attack, self.target, device=device)
+
+
+@dataclass(frozen=True)
+class TrialOptions:
+    """Options about what to measure with."""
+
+    test: str | None
+    attack_run: Path | None
+
+    def open(self, model: Classifier, names: Path | None, data: str | None = None) -> Trial:
+        """Load the test images at the model's size, and the attack: its own run folder's or that
+        of the data."""
+        if self.test is None:
+            return Trial()
+        test = load_named(self.test, model.card.size, names)
+        check_fit(model, test)
+        run = self.attack_run
+        if run is None and data is not None and _is_attack_run(Path(data)):
+            run = Path(data)
+        if run is None:
+            return Trial(test)
+        attack, manifest = attacks.read_poisoned(run)
+        return Trial(test, attack, manifest.target)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Options about the model to repair."""
+
+    path: Path
+    arch: str | None
+
+    @property
+    def size(self) -> int | None:
+        """Input size, where the file says it."""
+        return load_model(self.path).card.size if self.path.is_dir() else None
+
+    def open(self, data: ImageData) -> Classifier:
+        """Load the model and make sure that it fits the data.
+
+        Raises:
+            InputError: it is not a model, of another architecture, or does not fit.
+        """
+        if self.path.is_dir():
+            model = load_model(self.path)
+        elif self.arch is None:
+            raise InputError(
+                f"{self.path}: a weight file needs --arch, the architecture it belongs to"
+            )
+        else:
+            model = load_checkpoint(self.path, ModelCard(self.arch, data.classes, data.size))
+        check_fit(model, data)
+        return model
+
+
+def load_named(source: str, size: int | None, names: Path | None) -> ImageData:
+    """Load data, its class codes replaced by the readable names in a JSON file.
+
+    Raises:
+        InputError: the data or the file cannot be used.
+    """
+    mapping = read_json(names) if names else None
+    if mapping is not None and not isinstance(mapping, Mapping):
+        raise InputError(f"{names}: must be a JSON object {{code: name}}")
+    return load(source, size=size, names=mapping)
+
+
+def _is_attack_run(folder: Path) -> bool:
+    return (folder / "poison.json").is_file()

@@ -1,0 +1,61 @@
+"""What commands print at their end."""
+
+from rich.console import Console
+from rich.table import Table
+
+from cgd import attacks
+from cgd.data import ImageData
+from cgd.evaluation import Evaluation
+from cgd.pipeline import Scan
+from cgd.progress import say
+
+TITLES = {"ca": "clean accuracy", "asr": "attack success rate", "ra": "robust accuracy"}
+
+
+def print_attacks() -> None:
+    """Print the attacks as a table."""
+    table = Table("name", "family", "source", "parameters")
+    for name, kind in sorted(attacks.ATTACKS.items()):
+        defaults = attacks.make_attack(name).parameters()
+        parameters = ", ".join(f"{key}={value!r}" for key, value in defaults.items())
+        table.add_row(name, kind.family, kind.source, parameters)
+    Console().print(table)
+
+
+def print_before_after(before: Evaluation, after: Evaluation) -> None:
+    """Print what the repair did, as a table; nothing where nothing was measured."""
+    if before.ca is None:
+        return
+    table = Table("", "before", "after")
+    for key, title in TITLES.items():
+        first, second = getattr(before, key), getattr(after, key)
+        if first is not None and second is not None:
+            table.add_row(title, f"{first:.1f} %", f"{second:.1f} %")
+    Console().print(table)
+
+
+def in_words(measured: Evaluation) -> str:
+    """Say what was measured, to follow the name of a run: `: clean accuracy 91.0 %`, or nothing."""
+    values = {title: getattr(measured, key) for key, title in TITLES.items()}
+    told = [f"{title} {value:.1f} %" for title, value in values.items() if value is not None]
+    return ": " + ", ".join(told) if told else ""
+
+
+def print_skipped(data: ImageData) -> None:
+    """Warn of images that could not be used, the first five by name."""
+    if not data.skipped:
+        return
+    say(f"warning: {len(data.skipped)} images could not be used:")
+    for entry in data.skipped[:5]:
+        say(f"  {entry.path!r}: {entry.reason}")
+    if len(data.skipped) > 5:
+        say("  ...; all are listed in result.json")
+
+
+def print_parts(data: ImageData, found: Scan) -> None:
+    """Print how many samples are in which part."""
+    split = found.split
+    print(
+        f"{len(data)} samples: {len(split.clean)} likely clean, {len(split.triggered)} likely "
+        f"poisoned, {len(split.unused)} unused"
+    )

@@ -1,0 +1,282 @@
+"""Run folders: their record, resuming, and scans that come back from disk."""
+
+import json
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from cgd import runs
+from cgd.data.dataset import ImageData, Skipped, from_arrays
+from cgd.entropy import entropy_map
+from cgd.errors import InputError
+from cgd.evaluation import Evaluation
+from cgd.files import write_json, write_tensors
+from cgd.pipeline import Scan
+from cgd.runs import evaluation_record, read_scan, run_folder, scan_record, write_scan
+from cgd.split import released_split
+
+SETTINGS: dict[str, Any] = {"data": "photos/", "seed": 0, "scale": 1.0}
+COLUMNS = {
+    "index": "int64",
+    "path": "string",
+    "label": "int64",
+    "guide_label": "int64",
+    "guide_entropy": "float",
+    "guide_rank": "float",
+    "suspect_entropy": "float",
+    "suspect_rank": "float",
+    "part": "string",
+}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageData:
+    """30 of 40 noise images, in another order than their source, with hostile paths."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (40, 3, 8, 8), generator=generator).to(torch.uint8)
+    whole = from_arrays(images, torch.arange(40) % 3, ["cat", "dog", "日本語"])
+    whole = replace(whole, paths=[f'日本 "{i},\n.png' for i in range(40)])
+    return whole.subset(np.random.default_rng(0).permutation(40)[:30])
+
+
+@pytest.fixture(scope="module")
+def scan(data: ImageData) -> Scan:
+    generator = torch.Generator().manual_seed(1)
+    guide, suspect = (torch.randn(30, 3, generator=generator) for _ in range(2))
+    ranks = entropy_map(guide, suspect, data.labels)
+    seconds = {"guide": 1.5, "suspect": 2.0}
+    return Scan(ranks, released_split(ranks), guide, seconds, passes=3.0)
+
+
+def stop_after_a_result(out: Path, settings: dict[str, Any], problem: type[BaseException]) -> None:
+    with run_folder(out, "bench", settings):
+        (out / "guide.safetensors").write_text("an hour of work")
+        raise problem("in the second stage")
+
+
+def stored_run(out: Path, data: ImageData, scan: Scan) -> Path:
+    """What `cgd scan` leaves behind, at the guide scale of SETTINGS."""
+    with run_folder(out, "scan", {**SETTINGS, "fingerprint": data.fingerprint}):
+        write_tensors(out / "guide.safetensors", {"logits": scan.guide_logits * 100})
+    write_scan(out, data, scan)
+    write_json(out / "result.json", scan_record(data, scan))
+    return out
+
+
+# Run folders.
+
+
+def test_a_run_records_its_command_version_and_settings(tmp_path: Path) -> None:
+    with run_folder(tmp_path / "run", "scan", SETTINGS):
+        pass
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert record == {"command": "scan", "version": version("cgd"), **SETTINGS}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SETTINGS,
+        {"suite": {"attacks": ("sig", "badnets"), "rates": (0.1,)}},
+        {"note": "日本 \udce9"},
+    ],
+    ids=["plain", "tuples", "not unicode"],
+)
+def test_the_same_command_resumes(tmp_path: Path, settings: dict[str, Any]) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        stop_after_a_result(out, settings, KeyboardInterrupt)
+    before = (out / "config.json").read_bytes()
+    with run_folder(out, "bench", settings):
+        assert (out / "guide.safetensors").read_text() == "an hour of work"
+    assert (out / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("command", "change", "named"),
+    [
+        ("scan", {"seed": 1}, r"\(seed differ\)"),
+        ("scan", {"seed": 1, "data": "other/"}, r"\(data, seed differ\)"),
+        ("scan", {"size": 32}, r"\(size differ\)"),
+        ("train", {}, r"\(command differ\)"),
+    ],
+)
+def test_another_run_is_refused_and_left_alone(
+    tmp_path: Path, command: str, change: dict[str, Any], named: str
+) -> None:
+    out = tmp_path / "run"
+    with run_folder(out, "scan", SETTINGS):
+        pass
+    before = (out / "config.json").read_bytes()
+    with (
+        pytest.raises(InputError, match=f"run: holds another run {named}; choose another --out"),
+        run_folder(out, command, SETTINGS | change),
+    ):
+        pytest.fail("the block must not run")
+    assert names(out) == ["config.json"]
+    assert (out / "config.json").read_bytes() == before
+
+
+def test_another_version_is_another_run(tmp_path: Path) -> None:
+    write_json(tmp_path / "config.json", {"command": "scan", "version": "0.0.1", **SETTINGS})
+    with pytest.raises(InputError, match="version differ"), run_folder(tmp_path, "scan", SETTINGS):
+        pass
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null", '"scan"', "{", ""])
+def test_a_config_that_is_not_of_a_run_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(InputError, match=r"config\.json"), run_folder(tmp_path, "scan", SETTINGS):
+        pass
+    assert (tmp_path / "config.json").read_text() == content
+
+
+def test_foreign_files_and_files_in_the_way_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    for out in (tmp_path, tmp_path / "thesis.txt"):
+        with pytest.raises(InputError, match="not a run"), run_folder(out, "scan", SETTINGS):
+            pass
+    assert names(tmp_path) == ["thesis.txt"]
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_an_empty_folder_can_be_used(tmp_path: Path) -> None:
+    with run_folder(tmp_path, "scan", SETTINGS):
+        assert names(tmp_path) == ["config.json"]
+
+
+def test_a_kill_while_the_record_is_written_does_not_block_the_folder(tmp_path: Path) -> None:
+    (tmp_path / ".config.json.k1ll3d").write_text('{"comm')
+    with run_folder(tmp_path, "scan", SETTINGS):
+        pass
+    assert json.loads((tmp_path / "config.json").read_text())["command"] == "scan"
+
+
+def test_refused_input_leaves_nothing_behind(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputError, match="classes do not fit"),
+        run_folder(tmp_path / "run", "scan", SETTINGS),
+    ):
+        raise InputError("classes do not fit")
+    assert names(tmp_path) == []
+
+
+def test_refused_input_keeps_results_that_are_there(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(InputError):
+        stop_after_a_result(out, SETTINGS, InputError)
+    assert names(out) == ["config.json", "guide.safetensors"]
+
+
+@pytest.mark.parametrize("problem", [RuntimeError, OSError, KeyboardInterrupt])
+def test_a_failure_keeps_the_record_to_resume_from(
+    tmp_path: Path, problem: type[BaseException]
+) -> None:
+    with pytest.raises(problem), run_folder(tmp_path / "run", "scan", SETTINGS):
+        raise problem
+    assert names(tmp_path / "run") == ["config.json"]
+
+
+# Scans on disk.
+
+
+@pytest.mark.parametrize("group", [7, 65536])
+def test_scores_hold_a_row_a_sample(
+    tmp_path: Path, data: ImageData, scan: Scan, group: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "ROWS_PER_GROUP", group)
+    write_scan(tmp_path, data, scan)
+    file = pq.ParquetFile(tmp_path / "scores.parquet")
+    assert file.num_row_groups == -(-30 // group)
+    table = file.read()
+    assert {field.name: str(field.type) for field in table.schema} == COLUMNS
+    assert table.column_names == list(COLUMNS)
+    assert table["index"].to_pylist() == data.index.tolist()
+    assert table["path"].to_pylist() == list(data.paths)
+    assert table["label"].to_pylist() == data.labels.tolist()
+    assert table["guide_label"].to_pylist() == scan.guide_logits.argmax(1).tolist()
+    for name in ("guide_entropy", "guide_rank", "suspect_entropy", "suspect_rank"):
+        expected = getattr(scan.map, name).astype(np.float32)
+        np.testing.assert_array_equal(table[name].to_numpy(), expected)
+    part_of = dict.fromkeys(scan.split.clean.tolist(), "clean")
+    part_of |= dict.fromkeys(scan.split.triggered.tolist(), "triggered")
+    assert table["part"].to_pylist() == [part_of.get(row, "unused") for row in range(30)]
+
+
+def test_a_scan_comes_back_from_disk(tmp_path: Path, data: ImageData, scan: Scan) -> None:
+    found = read_scan(stored_run(tmp_path / "run", data, scan), data)
+    for part in ("clean", "triggered", "unused"):
+        assert len(getattr(scan.split, part))
+        assert getattr(found.split, part).tolist() == getattr(scan.split, part).tolist()
+    assert found.map.guide_label.tolist() == scan.map.guide_label.tolist()
+    np.testing.assert_allclose(found.map.poison_score, scan.map.poison_score, atol=1e-6)
+    assert found.map.guide_rank.dtype == np.float64
+    torch.testing.assert_close(found.guide_logits, scan.guide_logits)
+    assert (found.seconds, found.passes) == (scan.seconds, scan.passes)
+
+
+def test_a_scan_of_other_data_is_refused(tmp_path: Path, data: ImageData, scan: Scan) -> None:
+    out = stored_run(tmp_path / "run", data, scan)
+    relabelled = replace(data, labels=(data.labels + 1) % 3, source="other/")
+    with pytest.raises(InputError, match="run: its scan is of other data than other/"):
+        read_scan(out, relabelled)
+
+
+@pytest.mark.parametrize(
+    "missing", ["config.json", "scores.parquet", "result.json", "guide.safetensors"]
+)
+def test_an_unfinished_scan_is_refused(
+    tmp_path: Path, data: ImageData, scan: Scan, missing: str
+) -> None:
+    out = stored_run(tmp_path / "run", data, scan)
+    (out / missing).unlink()
+    with pytest.raises(InputError, match=missing.replace(".", r"\.")):
+        read_scan(out, data)
+
+
+# Records.
+
+
+def test_the_record_of_a_scan_adds_up(tmp_path: Path, data: ImageData, scan: Scan) -> None:
+    skipped = (Skipped("broken.jpg", "truncated"),)
+    write_json(tmp_path / "r.json", scan_record(replace(data, skipped=skipped), scan))
+    record = json.loads((tmp_path / "r.json").read_text())
+    assert record["samples"] == sum(record["parts"].values()) == 30
+    assert record["parts"]["triggered"] == len(scan.split.triggered)
+    assert record["skipped"] == [{"path": "broken.jpg", "reason": "truncated"}]
+    assert (record["seconds"], record["epochs_equivalent"]) == (scan.seconds, 3.0)
+    agreed = (scan.map.guide_label == data.labels.numpy()) & (data.labels.numpy() == 1)
+    share = agreed.sum() / (data.labels == 1).sum().item()
+    assert record["agreement"][1] == {
+        "name": "dog", "samples": (data.labels == 1).sum().item(), "agreement": pytest.approx(share)
+    }  # fmt: skip
+
+
+def test_what_was_not_measured_is_null() -> None:
+    nothing = {"ca": None, "asr": None, "ra": None}
+    assert evaluation_record(None, Evaluation(ca=90.0), None) == {
+        "before": nothing,
+        "after": nothing | {"ca": 90.0},
+        "der": None,
+        "guide_accuracy": None,
+        "separation": None,
+    }
+
+
+def test_a_measured_repair_has_its_der_and_the_truth() -> None:
+    before, after = Evaluation(90.0, 100.0, 1.0), Evaluation(89.0, 0.0, 80.0)
+    truth = {"guide_accuracy": 68.0, "separation": {"auroc": 0.9}}
+    record = evaluation_record(before, after, truth)
+    assert record["der"] == pytest.approx(0.995)
+    assert record["before"] == {"ca": 90.0, "asr": 100.0, "ra": 1.0}
+    assert (record["guide_accuracy"], record["separation"]) == (68.0, {"auroc": 0.9})

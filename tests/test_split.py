@@ -1,0 +1,189 @@
+"""The parts of a data set against plain loops in exact arithmetic."""
+
+from collections import Counter
+from fractions import Fraction
+from itertools import chain
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from cgd.entropy import EntropyMap
+from cgd.errors import InputError
+from cgd.split import Split, balanced_order, released_split, score_split
+
+
+def map_of(guide_rank: NDArray[np.float64], suspect_rank: NDArray[np.float64]) -> EntropyMap:
+    """An entropy map of which only the ranks matter."""
+    unused = np.zeros(len(guide_rank))
+    return EntropyMap(unused.astype(np.int64), unused, guide_rank, unused, suspect_rank)
+
+
+def drawn_places(n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    generator = np.random.default_rng(seed)
+    return generator.permutation(n) + 1, generator.permutation(n) + 1
+
+
+def parts(split: Split) -> list[list[int]]:
+    return [split.clean.tolist(), split.triggered.tolist(), split.unused.tolist()]
+
+
+def slow_released(guide: list[int], suspect: list[int], s1: str, s2: str) -> list[list[int]]:
+    """The method's rule on places 1 to n, without rounding."""
+    n = len(guide)
+    share1, share2 = Fraction(s1), Fraction(s2)
+    found: list[list[int]] = [[], [], []]
+    for row in range(n):
+        g, s = Fraction(guide[row], n), Fraction(suspect[row], n)
+        if g > 1 - share2 or s < share2:
+            found[1].append(row)
+        elif g <= 1 - share1 and s >= share1:
+            found[0].append(row)
+        else:
+            found[2].append(row)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("s1", "s2"), [("0.2", "0.1"), ("0.3", "0.1"), ("0.25", "0.05"), ("0.1", "0.3"), ("0", "0.5")]
+)
+@pytest.mark.parametrize("n", [20, 37, 100, 1000])
+def test_the_released_split_matches_exact_arithmetic(n: int, s1: str, s2: str) -> None:
+    guide, suspect = drawn_places(n, n)
+    found = released_split(map_of(guide / n, suspect / n), float(s1), float(s2))
+    assert parts(found) == slow_released(guide.tolist(), suspect.tolist(), s1, s2)
+
+
+@given(st.integers(10, 200), st.integers(0, 10**6))
+@settings(max_examples=50, deadline=None)
+def test_the_released_split_matches_at_any_size(n: int, seed: int) -> None:
+    guide, suspect = drawn_places(n, seed)
+    expected = slow_released(guide.tolist(), suspect.tolist(), "0.2", "0.1")
+    assume(expected[0] and expected[1])
+    assert parts(released_split(map_of(guide / n, suspect / n))) == expected
+
+
+def test_independent_ranks_give_the_published_shares() -> None:
+    n = 20_000
+    guide, suspect = drawn_places(n, 0)
+    split = released_split(map_of(guide / n, suspect / n))
+    shares = [100 * len(part) / n for part in (split.clean, split.triggered, split.unused)]
+    assert shares == pytest.approx([64, 19, 17], abs=1)
+
+
+@given(st.integers(20, 300), st.integers(0, 10**6), st.floats(0.05, 0.4), st.floats(0, 0.4))
+@settings(max_examples=50, deadline=None)
+def test_the_score_split_goes_down_the_scores(
+    n: int, seed: int, triggered: float, unused: float
+) -> None:
+    guide, suspect = drawn_places(n, seed)
+    ranks = map_of(guide / n, suspect / n)
+    split = score_split(ranks, triggered, unused)
+    assert sorted(chain(*parts(split))) == list(range(n))
+    assert len(split.triggered) == pytest.approx(n * triggered, abs=0.5)
+    assert len(split.unused) == pytest.approx(n * unused, abs=1)
+    score = (guide - suspect) / n
+    for higher, lower in (("triggered", "unused"), ("triggered", "clean"), ("unused", "clean")):
+        above, below = score[getattr(split, higher)], score[getattr(split, lower)]
+        assert above.min(initial=1) >= below.max(initial=-1)
+
+
+def test_the_score_split_takes_5_and_2_percent_unless_told_otherwise() -> None:
+    guide = np.arange(1, 101) / 100
+    split = score_split(map_of(guide, guide[::-1]))
+    assert split.triggered.tolist() == [95, 96, 97, 98, 99]
+    assert split.unused.tolist() == [93, 94]
+    assert split.clean.tolist() == list(range(93))
+
+
+def test_equal_scores_are_split_by_row() -> None:
+    same = np.full(10, 0.55)
+    assert parts(score_split(map_of(same, same), 0.2, 0.1)) == [list(range(3, 10)), [0, 1], [2]]
+
+
+masks = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=2, max_size=60)
+
+
+@given(masks)
+@settings(max_examples=50, deadline=None)
+def test_parts_are_disjoint_and_cover_every_sample(pairs: list[tuple[bool, bool]]) -> None:
+    triggered = [row for row, (_, hit) in enumerate(pairs) if hit]
+    clean = [row for row, (kept, hit) in enumerate(pairs) if kept and not hit]
+    assume(triggered and clean)
+    split = Split.from_masks(*np.array(pairs, dtype=np.bool_).T)
+    rest = [row for row in range(len(pairs)) if row not in triggered + clean]
+    assert parts(split) == [clean, triggered, rest]
+    names = split.part_names().tolist()
+    assert [names.index(name) for name in ("clean", "triggered")] == [clean[0], triggered[0]]
+    assert Counter(names) == Counter(
+        {"clean": len(clean), "triggered": len(triggered), "unused": len(rest)}
+    )
+
+
+@pytest.mark.parametrize(
+    ("clean", "triggered", "message"),
+    [
+        ([1, 1, 0], [0, 0, 0], "2 clean and 0 triggered samples of 3; more images"),
+        ([0, 0, 0], [1, 0, 0], "0 clean and 1 triggered samples of 3"),
+        ([1, 1, 1], [1, 1, 1], "0 clean and 3 triggered samples of 3"),
+        ([], [], "of 0"),
+    ],
+)
+def test_a_split_without_one_of_its_parts_is_refused(
+    clean: list[int], triggered: list[int], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        Split.from_masks(np.array(clean, dtype=np.bool_), np.array(triggered, dtype=np.bool_))
+
+
+def test_a_guide_and_a_suspect_that_tell_nothing_are_refused() -> None:
+    same = np.full(50, 51 / 100)
+    with pytest.raises(InputError, match="50 clean and 0 triggered"):
+        released_split(map_of(same, same))
+
+
+def test_too_few_samples_for_one_triggered_are_refused() -> None:
+    guide, suspect = drawn_places(9, 0)
+    with pytest.raises(InputError, match="8 clean and 0 triggered samples of 9"):
+        score_split(map_of(guide / 9, suspect / 9))
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.integers(0, 1000))
+@settings(max_examples=50, deadline=None)
+def test_a_balanced_order_shows_every_class_equally_and_every_sample(
+    labels: list[int], seed: int
+) -> None:
+    given_labels = np.array(labels)
+    order = balanced_order(given_labels, np.random.default_rng(seed))
+    assert given_labels.tolist() == labels
+    largest = max(Counter(labels).values())
+    assert Counter(labels[row] for row in order) == dict.fromkeys(labels, largest)
+    times = Counter(order.tolist())
+    assert set(times) == set(range(len(labels)))
+    for label in set(labels):
+        shown = [times[row] for row, other in enumerate(labels) if other == label]
+        assert max(shown) - min(shown) <= 1
+
+
+def test_a_balanced_order_depends_on_its_generator_alone() -> None:
+    labels = np.array([0] * 50 + [1] * 9)
+    first, again, other = (balanced_order(labels, np.random.default_rng(s)) for s in (1, 1, 2))
+    assert first.tolist() == again.tolist()
+    assert first.tolist() != other.tolist()
+
+
+def test_a_balanced_order_mixes_the_classes() -> None:
+    labels = np.repeat([0, 1], 500)
+    shown = labels[balanced_order(labels, np.random.default_rng(0))]
+    assert 200 < shown[:500].sum() < 300
+
+
+def test_which_samples_are_shown_once_more_is_drawn_anew() -> None:
+    labels = np.array([0] * 15 + [1] * 10)
+    doubled = set()
+    for seed in range(30):
+        times = Counter(balanced_order(labels, np.random.default_rng(seed)).tolist())
+        doubled |= {row for row, count in times.items() if count == 2}
+    assert doubled == set(range(15, 25))

@@ -1,0 +1,154 @@
+"""The suspicious model: its recipes, averaging, resuming, and folds."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cgd import suspect, training
+from cgd.attacks import make_attack, poison
+from cgd.data import ImageData
+from cgd.models import ModelCard, build
+from cgd.suspect import OUT_OF_FOLD, RELEASED, SHORT, SuspectRecipe, suspect_logits
+from cgd.training import Recipe, predict, train
+
+CPU = torch.device("cpu")
+DataMaker = Callable[..., ImageData]
+QUICK = Recipe(
+    epochs=2,
+    batch=32,
+    min_steps=0,
+    lr=3e-3,
+    optimizer="adam",
+    schedule="constant",
+    crop=False,
+    flip=False,
+)
+
+
+def logits_of(data: ImageData, recipe: SuspectRecipe, **options: Any) -> Tensor:
+    return suspect_logits(data, recipe, arch="tiny_resnet", device=CPU, **options)
+
+
+def relabelled(data: ImageData, row: int) -> ImageData:
+    labels = data.labels.clone()
+    labels[row] = (labels[row] + 1) % 3
+    return replace(data, labels=labels)
+
+
+def test_the_released_recipe_has_the_numbers_of_the_release() -> None:
+    recipe = RELEASED.training
+    assert (RELEASED.runs, RELEASED.folds) == (3, 0)
+    assert (recipe.epochs, recipe.optimizer, recipe.lr, recipe.weight_decay) == (
+        5, "adam", 3e-4, 5e-4,
+    )  # fmt: skip
+    assert (recipe.schedule, recipe.crop, recipe.flip) == ("constant", False, False)
+    assert recipe.batch_for(50_000) == recipe.batch_for(1_000) == 256
+
+
+@pytest.mark.parametrize("folds", [0, 2])
+def test_the_logits_are_the_mean_over_single_runs(toy_data: DataMaker, folds: int) -> None:
+    data = toy_data(60)
+    singles = [
+        logits_of(data, SuspectRecipe(QUICK, folds=folds), seed=7 + 1000 * run) for run in range(3)
+    ]
+    together = logits_of(data, SuspectRecipe(QUICK, runs=3, folds=folds), seed=7)
+    torch.testing.assert_close(together, torch.stack(singles).mean(0))
+    assert not torch.allclose(singles[0], singles[1])
+
+
+def test_a_run_is_a_training_on_all_samples_that_judges_the_same(toy_data: DataMaker) -> None:
+    data = toy_data(90)
+    model = build(ModelCard("tiny_resnet", data.classes, data.size), seed=4)
+    train(model, data.images, data.labels, SHORT.training, seed=4, device=CPU)
+    expected = predict(model, data.images, device=CPU)
+    assert torch.equal(logits_of(data, SHORT, seed=4), expected)
+
+
+class Killed(BaseException):
+    """Like the signal that ends a process: nothing catches it."""
+
+
+@pytest.mark.parametrize("batch", [1, 4, 6], ids=["at once", "between epochs", "second run"])
+@pytest.mark.parametrize("folds", [0, 2])
+def test_a_killed_suspect_continues_to_the_same_logits(
+    toy_data: DataMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, folds: int
+) -> None:
+    data, recipe = toy_data(64), SuspectRecipe(QUICK, runs=2, folds=folds)
+    augment, count = training.augment, 0
+
+    def dying(*arguments: Any, **options: Any) -> Tensor:
+        nonlocal count
+        count += 1
+        if count == batch:
+            raise Killed
+        return augment(*arguments, **options)
+
+    whole = logits_of(data, recipe)
+    monkeypatch.setattr(training, "augment", dying)
+    with pytest.raises(Killed):
+        logits_of(data, recipe, folder=tmp_path)
+    assert torch.equal(logits_of(data, recipe, folder=tmp_path), whole)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_runs_that_were_kept_are_not_trained_again(
+    toy_data: DataMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, recipe = toy_data(40), SuspectRecipe(QUICK, runs=2)
+    whole = logits_of(data, recipe, folder=tmp_path)
+    seeds = []
+
+    def spy(*arguments: Any, seed: int, **options: Any) -> Any:
+        seeds.append(seed)
+        return train(*arguments, seed=seed, **options)
+
+    monkeypatch.setattr(suspect, "train", spy)
+    assert torch.equal(logits_of(data, recipe, folder=tmp_path), whole)
+    assert seeds == []
+    (tmp_path / "suspect-1.safetensors").unlink()
+    assert torch.equal(logits_of(data, recipe, folder=tmp_path), whole)
+    assert seeds == [1000]
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5])
+def test_out_of_fold_no_label_reaches_the_model_that_judges_it(
+    toy_data: DataMaker, folds: int
+) -> None:
+    """With another label for one sample, exactly the logits of its own fold stay the same."""
+    data, recipe = toy_data(61), SuspectRecipe(replace(QUICK, epochs=1), folds=folds)
+    before = logits_of(data, recipe)
+    for row in (0, 33):
+        unmoved = (logits_of(relabelled(data, row), recipe) == before).all(1).numpy()
+        assert unmoved[row]
+        assert unmoved.sum() in (61 // folds, -(-61 // folds))
+
+
+def test_random_labels_are_learned_in_sample_and_cannot_be_out_of_fold(toy_data: DataMaker) -> None:
+    data = toy_data(90)
+    data = replace(data, labels=torch.from_numpy(np.random.default_rng(0).integers(0, 3, 90)))
+    recipe = replace(QUICK, epochs=30, batch=16)
+    agreement = [
+        (logits_of(data, SuspectRecipe(recipe, folds=folds)).argmax(1) == data.labels)
+        .float()
+        .mean()
+        for folds in (0, OUT_OF_FOLD.folds)
+    ]
+    assert agreement[0] > 0.9
+    assert agreement[1] < 0.5
+
+
+@pytest.mark.parametrize("recipe", [SHORT, OUT_OF_FOLD], ids=["short", "out of fold"])
+def test_poison_is_learned_before_the_rest(toy_data: DataMaker, recipe: SuspectRecipe) -> None:
+    attack = make_attack("badnets", patch=8)
+    data, manifest = poison(toy_data(600, tint=3), attack, rate=0.1)
+    chances = logits_of(data, recipe).softmax(1)
+    doubt = -chances.gather(1, data.labels[:, None]).log().squeeze(1)
+    is_poison = torch.zeros(600, dtype=torch.bool)
+    is_poison[manifest.poison] = True
+    assert doubt[is_poison].median() < doubt[~is_poison].quantile(0.1)

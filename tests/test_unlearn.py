@@ -1,0 +1,401 @@
+"""Unlearning: its losses, its batches, its stop rule, and what it does to a backdoored model."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cgd import unlearn as module
+from cgd.attacks import Attack, make_attack, poison
+from cgd.data import ImageData, from_arrays
+from cgd.errors import InputError
+from cgd.evaluation import Evaluation, evaluate
+from cgd.models import Classifier, ModelCard, build
+from cgd.split import Split
+from cgd.training import Recipe, predict, seeded, train
+from cgd.unlearn import (
+    LOSSES,
+    RELEASED,
+    RETARGET,
+    Repair,
+    Unlearning,
+    released_loss,
+    retarget_loss,
+    transplant,
+    trigger_residual,
+    unlearn,
+)
+
+CPU = torch.device("cpu")
+DataMaker = Callable[..., ImageData]
+SMALL = {"clean_batch": 64, "triggered_batch": 32}
+# The released learning rate of 0.01 only begins to work on so few images.
+RELEASED_TOY = replace(RELEASED, **SMALL, lr=0.05, tolerance=20.0)
+RETARGET_TOY = replace(
+    RETARGET, **SMALL, rounds=4, steps=10, transplanted=16, lr=0.01, tolerance=20.0
+)
+BRIEF = replace(RETARGET_TOY, rounds=2, steps=3, schedule="constant", transplanted=0)
+
+
+def softmax(row: NDArray[np.float64]) -> NDArray[np.float64]:
+    powers = np.exp(row - row.max())
+    return powers / powers.sum()
+
+
+def slow_released(student: Any, labels: Any, guide: Any) -> float:
+    """0.0005 * 9 * KL(softmax(guide/3) || softmax(student/3)) + 0.025 * log(p_label + 1e-6)."""
+    total = 0.0
+    for s, y, g in zip(student, labels, guide, strict=True):
+        p, q = softmax(g / 3), softmax(s / 3)
+        divergence = sum(pi * math.log(pi / qi) for pi, qi in zip(p, q, strict=True) if pi > 0)
+        total += 5e-4 * 3**2 * divergence + 0.025 * math.log(softmax(s)[y] + 1e-6)
+    return total / len(labels)
+
+
+def slow_retarget(student: Any, labels: Any, guide: Any) -> float:
+    """0.3 * cross-entropy to the guide without the given label + 0.05 * log(p_label + 1e-6)."""
+    total = 0.0
+    for s, y, g in zip(student, labels, guide, strict=True):
+        opinion = softmax(g)
+        opinion[y] = 0
+        opinion /= opinion.sum()
+        teach = -sum(o * math.log(q) for o, q in zip(opinion, softmax(s), strict=True))
+        total += 0.3 * teach + 0.05 * math.log(softmax(s)[y] + 1e-6)
+    return total / len(labels)
+
+
+@pytest.mark.parametrize(
+    ("loss", "slow"), [(released_loss, slow_released), (retarget_loss, slow_retarget)]
+)
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    n=st.integers(1, 6),
+    classes=st.integers(2, 7),
+    scale=st.sampled_from([0.05, 1.0, 15.0]),
+)
+def test_losses_equal_their_formulas(
+    loss: Any, slow: Any, seed: int, n: int, classes: int, scale: float
+) -> None:
+    draw = np.random.default_rng(seed)
+    student, guide = scale * draw.normal(size=(2, n, classes))
+    labels = draw.integers(0, classes, n)
+    value = loss(*(torch.from_numpy(array) for array in (student, labels, guide)))
+    assert float(value) == pytest.approx(slow(student, labels, guide), rel=1e-5, abs=1e-9)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_a_step_down_the_loss_takes_belief_from_a_label_that_the_guide_rejects(loss: Any) -> None:
+    draw = seeded(1)
+    student, guide = torch.randn(2, 50, 5, generator=draw)
+    labels = torch.randint(0, 5, (50,), generator=draw)
+    student[torch.arange(50), labels] += 5
+    guide[torch.arange(50), labels] -= 5
+    student.requires_grad_()
+    (gradient,) = torch.autograd.grad(loss(student, labels, guide), student)
+    believed = [x.softmax(1)[torch.arange(50), labels] for x in (student, student - gradient)]
+    assert (believed[1] < believed[0]).all()
+
+
+def test_retargeting_ignores_how_much_the_guide_likes_the_given_label() -> None:
+    student, guide = torch.randn(2, 8, 4, generator=seeded(2))
+    labels = torch.arange(8) % 4
+    convinced = guide.scatter(1, labels[:, None], 100.0)
+    first, second = (retarget_loss(student, labels, opinion) for opinion in (guide, convinced))
+    torch.testing.assert_close(first, second)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A poisoned toy problem with everything that a repair needs."""
+
+    data: ImageData
+    test: ImageData
+    attack: Attack
+    victim: Classifier
+    split: Split
+    guide: Tensor
+
+    def repair(self, recipe: Unlearning, **options: Any) -> Repair:
+        options = {"data": self.data, "split": self.split, **options}
+        return unlearn(self.victim, guide_logits=self.guide, recipe=recipe, device=CPU, **options)
+
+    def measure(self, model: Classifier) -> Evaluation:
+        return evaluate(model, self.test, self.attack, device=CPU)
+
+
+@pytest.fixture(scope="session")
+def scene(toy_data: DataMaker) -> Scene:
+    """A patch, a model that obeys it, a guide that is nearly always right, a split that is."""
+    clean, attack = toy_data(480), make_attack("badnets", patch=8)
+    data, manifest = poison(clean, attack, rate=0.1)
+    victim = build(ModelCard("tiny_resnet", data.classes, data.size))
+    recipe = Recipe(epochs=10, batch=32, min_steps=0, lr=0.05)
+    train(victim, data.images, data.labels, recipe, device=CPU)
+    is_poison = np.zeros(480, dtype=np.bool_)
+    is_poison[manifest.poison] = True
+    guide = 5 * torch.eye(3)[clean.labels] + torch.randn(480, 3, generator=seeded(0))
+    split = Split.from_masks(~is_poison, is_poison)
+    return Scene(data, toy_data(300, seed=1), attack, victim, split, guide)
+
+
+def weights_equal(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    ours, theirs = a.state_dict(), b.state_dict()
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_victim_obeys_the_trigger(scene: Scene) -> None:
+    before = scene.measure(scene.victim)
+    assert before.asr > 95
+    assert before.ca > 90
+
+
+@pytest.mark.parametrize("recipe", [RELEASED_TOY, RETARGET_TOY], ids=["released", "retarget"])
+def test_a_repair_takes_the_trigger_its_power_and_keeps_the_rest(
+    scene: Scene, recipe: Unlearning
+) -> None:
+    before, after = scene.measure(scene.victim), scene.measure(scene.repair(recipe, seed=1).model)
+    assert after.asr < 15
+    assert after.ca > before.ca - 6
+    assert after.ra > 80
+
+
+def test_the_model_that_is_handed_in_stays_as_it_is(scene: Scene) -> None:
+    before = copy.deepcopy(scene.victim)
+    scene.victim.train()
+    repaired = scene.repair(BRIEF).model
+    assert scene.victim.training
+    assert not repaired.training
+    assert weights_equal(scene.victim.eval(), before)
+    assert not weights_equal(repaired, before)
+
+
+@pytest.mark.parametrize("transplanted", [0, 8])
+def test_the_seed_decides_the_repair(scene: Scene, transplanted: int) -> None:
+    recipe = replace(BRIEF, transplanted=transplanted)
+    first, again, other = (scene.repair(recipe, seed=seed) for seed in (1, 1, 2))
+    assert weights_equal(first.model, again.model)
+    assert first.held_out_accuracy == again.held_out_accuracy
+    assert not weights_equal(first.model, other.model)
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "accuracies", "rounds", "kept"),
+    [
+        (1.0, [50.0, 80.0, 79.0, 79.5, 90.0], 4, 4),
+        (1.0, [99.0, 60.0, 70.0, 68.9, 90.0], 3, 2),
+        (1.0, [50.0, 80.0, 79.5, 78.5, 90.0], 3, 2),
+        (0.0, [50.0, 80.0, 80.0, 79.9, 90.0], 3, 2),
+        (30.0, [50.0, 80.0, 51.0, 49.0, 90.0], 3, 2),
+    ],
+)
+def test_a_fall_below_the_best_round_ends_the_repair_one_round_back(
+    scene: Scene,
+    monkeypatch: pytest.MonkeyPatch,
+    tolerance: float,
+    accuracies: list[float],
+    rounds: int,
+    kept: int,
+) -> None:
+    """Accuracies are given, so that falls come where they shall; weights are real."""
+    recipe = replace(BRIEF, rounds=4, steps=1, tolerance=tolerance)
+    shorter = scene.repair(replace(recipe, rounds=kept, tolerance=100.0))
+    coming: Iterator[float] = iter(accuracies)
+    monkeypatch.setattr(module, "accuracy", lambda *_: next(coming))
+    stopped = scene.repair(recipe)
+    assert stopped.held_out_accuracy == accuracies[: rounds + 1]
+    assert stopped.kept_round == kept
+    assert weights_equal(stopped.model, shorter.model)
+
+
+@pytest.mark.parametrize("lr", [0.5, 5.0])
+def test_far_too_large_steps_end_at_a_round_that_was_no_fall(scene: Scene, lr: float) -> None:
+    recipe = replace(BRIEF, rounds=8, lr=lr, tolerance=2.0)
+    repair = scene.repair(recipe)
+    accuracies, kept = repair.held_out_accuracy, repair.kept_round
+    best = max(accuracies[1 : kept + 1])
+    assert all(a >= max(accuracies[1:i]) - 2 for i, a in enumerate(accuracies[: kept + 1]) if i > 1)
+    assert kept == recipe.rounds or accuracies[kept + 1] < best - 2
+    assert weights_equal(repair.model, scene.repair(replace(recipe, rounds=kept)).model)
+
+
+def test_a_model_that_no_longer_gives_numbers_is_refused(scene: Scene) -> None:
+    with pytest.raises(InputError, match="lower the learning rate"):
+        scene.repair(replace(BRIEF, lr=1e30))
+
+
+@dataclass
+class Seen:
+    """Rows of all batches of a repair."""
+
+    clean: list[Tensor]
+    triggered: list[Tensor]
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    """Watch the batches of repairs that transplant nothing."""
+    seen, take = Seen([], []), module.take
+
+    def spy(images: Tensor, rows: Tensor, device: torch.device) -> Tensor:
+        seen.clean.append(rows[: SMALL["clean_batch"]])
+        seen.triggered.append(rows[SMALL["clean_batch"] :])
+        return take(images, rows, device)
+
+    monkeypatch.setattr(module, "take", spy)
+    return seen
+
+
+def test_held_out_samples_teach_nothing(scene: Scene, seen: Seen) -> None:
+    """With noise in their place, only the held-out accuracy changes."""
+    recipe = replace(BRIEF, steps=15, tolerance=100.0)
+    first = scene.repair(recipe)
+    used = set(torch.cat(seen.clean).tolist())
+    assert used < set(scene.split.clean)
+    held_out = sorted(set(scene.split.clean) - used)
+    assert len(held_out) == round(0.1 * len(scene.split.clean))
+    images = scene.data.images.clone()
+    images[held_out] = torch.randint(0, 256, (len(held_out), 3, 16, 16), generator=seeded(3)).to(
+        torch.uint8
+    )
+    second = scene.repair(recipe, data=replace(scene.data, images=images))
+    assert weights_equal(first.model, second.model)
+    assert first.held_out_accuracy != second.held_out_accuracy
+
+
+def test_held_out_accuracy_is_that_of_the_held_out_samples(scene: Scene, seen: Seen) -> None:
+    repair = scene.repair(replace(BRIEF, steps=15, tolerance=100.0))
+    held_out = sorted(set(scene.split.clean) - set(torch.cat(seen.clean).tolist()))
+    for model, expected in (
+        (scene.victim, repair.held_out_accuracy[0]),
+        (repair.model, repair.held_out_accuracy[-1]),
+    ):
+        guessed = predict(model, scene.data.images[held_out], device=CPU).argmax(1)
+        right = (guessed == scene.data.labels[held_out]).double().mean()
+        assert expected == pytest.approx(100 * float(right))
+
+
+def test_every_class_is_shown_as_often_and_all_triggered_samples_are_used(
+    scene: Scene, seen: Seen
+) -> None:
+    labels = scene.data.labels.numpy()
+    sizes = {0: 15, 1: 40, 2: 100}
+    clean = np.concatenate(
+        [scene.split.clean[labels[scene.split.clean] == c][:size] for c, size in sizes.items()]
+    )
+    split = replace(scene.split, clean=np.sort(clean))
+    repair = scene.repair(replace(BRIEF, rounds=1, steps=40), split=split)
+    shown = np.bincount(labels[torch.cat(seen.clean)]) / (40 * SMALL["clean_batch"])
+    np.testing.assert_allclose(shown, 1 / 3, atol=0.02)
+    assert set(torch.cat(seen.clean).tolist()) <= set(clean)
+    triggered = torch.cat(seen.triggered)
+    times = torch.bincount(triggered)[scene.split.triggered]
+    assert len(triggered) == int(times.sum())
+    assert times.max() - times.min() <= 1
+    assert repair.images == len(triggered) + sum(map(len, seen.clean))
+
+
+@pytest.mark.parametrize(("limit", "steps"), [(200, 5), (3, 3)])
+def test_one_pass_ends_a_round_with_the_balanced_clean_part(
+    scene: Scene, seen: Seen, limit: int, steps: int
+) -> None:
+    """100 samples of one class, 10 of another: about 2 x 90 remain to be shown, 64 at a time."""
+    labels = scene.data.labels.numpy()
+    of_class = [scene.split.clean[labels[scene.split.clean] == c] for c in range(3)]
+    clean = np.sort(np.concatenate([of_class[0][:16], of_class[1][:16], of_class[2][:110]]))
+    recipe = replace(BRIEF, rounds=2, steps=limit, one_pass=True, tolerance=100.0)
+    repair = scene.repair(recipe, split=replace(scene.split, clean=clean))
+    rounds = len(repair.held_out_accuracy) - 1
+    assert rounds == 2
+    assert len(seen.clean) == 2 * steps
+
+
+def test_mirroring_can_be_left_out(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    augment = module.augment
+
+    def spy(*arguments: Any, crop: bool, flip: bool) -> Tensor:
+        asked.append((crop, flip))
+        return augment(*arguments, crop=crop, flip=flip)
+
+    monkeypatch.setattr(module, "augment", spy)
+    for flip in (True, False):
+        scene.repair(replace(BRIEF, rounds=1, steps=1, flip=flip))
+    assert asked == [(True, True), (True, False)]
+
+
+def planted(residual: Tensor) -> tuple[ImageData, Split, Tensor]:
+    """Blue is large and has most triggered samples; of green, a larger share is triggered.
+
+    The residual is in the green ones alone, which are red or blue to the guide.
+    """
+    draw = np.random.default_rng(0)
+    given = np.repeat([0, 1, 2], [100, 120, 400])
+    triggered = np.flatnonzero(given == 1)[:60]
+    others = np.flatnonzero(given == 2)[:80]
+    true = given.copy()
+    true[triggered] = np.where(np.arange(60) < 45, 0, 2)
+    images = 100 + 50 * np.eye(3)[true][:, :, None, None] + draw.integers(-5, 6, (620, 3, 8, 8))
+    images[triggered] += residual.numpy().round()
+    labels = torch.from_numpy(given)
+    data = from_arrays(torch.from_numpy(images.astype(np.uint8)), labels, ("r", "g", "b"))
+    is_triggered = np.zeros(620, dtype=np.bool_)
+    is_triggered[np.concatenate([triggered, others])] = True
+    guide = torch.randn(620, 3, generator=seeded(1)) + 9 * torch.eye(3)[torch.from_numpy(true)]
+    return data, Split.from_masks(~is_triggered, is_triggered), guide
+
+
+def test_the_residual_of_a_static_trigger_is_recovered() -> None:
+    residual = 80 * torch.rand(3, 8, 8, generator=seeded(2)) - 40
+    data, split, guide = planted(residual)
+    found = trigger_residual(data, split, guide)
+    # Noise of up to 5, averaged over 60 images; rounding adds a little.
+    assert (found - residual.round()).abs().max() < 2.5
+
+
+def test_a_class_that_is_never_clean_is_compared_with_all_clean_images() -> None:
+    data, split, guide = planted(torch.zeros(3, 8, 8))
+    only_blue = replace(split, clean=split.clean[data.labels.numpy()[split.clean] == 2])
+    mean = data.images[only_blue.clean].double().mean(0)
+    rows = split.triggered[data.labels.numpy()[split.triggered] == 1]
+    expected = data.images[rows].double().mean(0) - mean
+    found = trigger_residual(data, only_blue, guide)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-3)
+
+
+def test_transplant_adds_the_residual_at_a_random_strength_to_the_first_images() -> None:
+    generator = seeded(4)
+    images = torch.randint(60, 180, (500, 3, 4, 4), generator=generator).to(torch.uint8)
+    residual = 60 * torch.rand(3, 4, 4, generator=generator) - 30
+    residual[0, 0, 0] = 40
+    marked = transplant(images, 400, residual, generator)
+    assert marked.dtype == torch.uint8
+    assert torch.equal(marked[400:], images[400:])
+    change = marked[:400].double() - images[:400].double()
+    strength = change[:, 0, 0, 0] / 40
+    # The strength is read off one pixel, to half a level of 40.
+    expected = strength[:, None, None, None] * residual
+    assert (change - expected).abs().max() < 1.1
+    assert strength.min() >= 0
+    assert 1.4 < strength.max() < 1.52
+    assert strength.mean() == pytest.approx(0.75, abs=0.1)
+
+
+def test_transplant_does_not_wrap_around() -> None:
+    images = torch.randint(0, 256, (50, 3, 4, 4), generator=seeded(5)).to(torch.uint8)
+    before = images.clone()
+    residual = torch.full((3, 4, 4), 1e6)
+    residual[1] *= -1
+    marked = transplant(images, 50, residual, seeded(6))
+    assert torch.equal(images, before)
+    assert (marked[:, [0, 2]] == 255).all()
+    assert (marked[:, 1] == 0).all()
