@@ -57,7 +57,7 @@ def test_the_guide_knows_handwriting_it_has_never_seen() -> None:
     assert load_model(GUIDE).card.classes == CLASSES
     train, _ = demo_data()
     guessed = open_guide("demo", device=CPU).logits(train).argmax(1)
-    assert (guessed == train.labels).float().mean() > 0.75
+    assert (guessed == train.labels).float().mean() > 0.8
 
 
 def test_a_short_demo_writes_a_whole_run_folder(

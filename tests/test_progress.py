@@ -23,10 +23,10 @@ def on_a_terminal(work: Callable[[], object]) -> str:
         for name in ("NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
             patch.delenv(name, raising=False)
         work()
-        stream.flush()
+        print("end", file=stream, flush=True)
         shown = os.read(reader, 100_000).decode()
     os.close(reader)
-    return shown
+    return shown.removesuffix("end\r\n")
 
 
 def test_one_line_on_stderr(capsys: Said) -> None:

@@ -5,6 +5,7 @@ the triggered part is what a preset is about.
 """
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cgd.data.dataset import ImageData
+from cgd.errors import InputError
 from cgd.metrics import accuracy
 from cgd.models import Classifier
 from cgd.progress import track
@@ -103,7 +105,7 @@ class Unlearning:
         loss: loss on the triggered part: `released` or `retarget`.
         rounds: at most so many rounds, each followed by a look at held-out clean samples.
         steps: steps a round.
-        one_pass: end a round early when the balanced clean part has been seen once.
+        passes: end a round early when the balanced clean part has been seen so many times.
         clean_batch: images of the clean part a step.
         triggered_batch: images of the triggered part a step.
         lr: learning rate of SGD.
@@ -125,7 +127,7 @@ class Unlearning:
     triggered_batch: int
     lr: float
     momentum: float = 0.0
-    one_pass: bool = False
+    passes: float = 2.0
     schedule: Literal["one_cycle", "constant"] = "constant"
     transplanted: int = 0
     weigh_classes: bool = False
@@ -141,7 +143,7 @@ RELEASED = Unlearning(
     clean_batch=256,
     triggered_batch=256,
     lr=0.01,
-    one_pass=True,
+    passes=1.0,
 )
 RETARGET = Unlearning(
     loss="retarget",
@@ -199,6 +201,9 @@ def unlearn(
         recipe: losses, steps, learning rate.
         seed: fixes the held-out part, the order and the augmentation.
         device: where to compute; default: a GPU if there is one.
+
+    Raises:
+        InputError: the training diverged to outputs that are not finite.
     """
     device = device or pick_device()
     model = copy.deepcopy(model)
@@ -219,6 +224,8 @@ def unlearn(
 
     def held_out_accuracy() -> float:
         logits = predict(model, data.images[torch.from_numpy(held_out)], device=device)
+        if not bool(logits.isfinite().all()):
+            raise InputError("unlearning: the outputs are not finite; lower the learning rate")
         return accuracy(logits.argmax(1).numpy(), labels[held_out])
 
     accuracies = [held_out_accuracy()]
@@ -346,11 +353,9 @@ def _hold_out(clean: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], N
 
 def _steps(recipe: Unlearning, clean_labels: NDArray[np.int64]) -> int:
     """Number of steps of a round."""
-    if not recipe.one_pass:
-        return recipe.steps
     counts = np.bincount(clean_labels)
     balanced = int(counts.max() * np.count_nonzero(counts))
-    return min(recipe.steps, -(-balanced // recipe.clean_batch))
+    return min(recipe.steps, math.ceil(recipe.passes * balanced / recipe.clean_batch))
 
 
 def _batches(
