@@ -89,6 +89,12 @@ def test_without_an_attack_only_clean_accuracy_is_measured(toy_data: DataMaker) 
     assert measured == Evaluation(ca=100.0, asr=None, ra=None)
 
 
+def test_where_all_images_are_of_the_target_no_attack_can_be_measured(toy_data: DataMaker) -> None:
+    reds = toy_data(60, tint=40).subset(np.arange(0, 60, 3))
+    measured = evaluate(colour_model(16), reds, make_attack("badnets"), target=0, device=CPU)
+    assert measured == Evaluation(ca=100.0, asr=None, ra=None)
+
+
 @pytest.mark.parametrize(
     ("size", "classes", "remedy"),
     [(8, COLOURS, "load it with size=8"), (16, COLOURS[:2], "trained on these classes")],

@@ -268,8 +268,8 @@ def test_the_scan_of_other_data_is_refused(
 def test_the_released_preset_has_the_numbers_of_the_release() -> None:
     recipe = PRESETS["released"].unlearning
     assert PRESETS["released"].scale == 1
-    assert (recipe.loss, recipe.rounds, recipe.steps, recipe.one_pass) == (
-        "released", 10, 200, True,
+    assert (recipe.loss, recipe.rounds, recipe.steps, recipe.passes) == (
+        "released", 10, 200, 1,
     )  # fmt: skip
     assert (recipe.clean_batch, recipe.triggered_batch, recipe.transplanted) == (256, 256, 0)
     assert (recipe.lr, recipe.momentum, recipe.schedule) == (0.01, 0, "constant")

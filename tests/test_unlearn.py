@@ -291,7 +291,7 @@ def test_every_class_is_shown_as_often_and_all_triggered_samples_are_used(
         [scene.split.clean[labels[scene.split.clean] == c][:size] for c, size in sizes.items()]
     )
     split = replace(scene.split, clean=np.sort(clean))
-    repair = scene.repair(replace(BRIEF, rounds=1, steps=40), split=split)
+    repair = scene.repair(replace(BRIEF, rounds=1, steps=40, passes=99.0), split=split)
     shown = np.bincount(labels[torch.cat(seen.clean)]) / (40 * SMALL["clean_batch"])
     np.testing.assert_allclose(shown, 1 / 3, atol=0.02)
     assert set(torch.cat(seen.clean).tolist()) <= set(clean)
@@ -302,19 +302,19 @@ def test_every_class_is_shown_as_often_and_all_triggered_samples_are_used(
     assert repair.images == len(triggered) + sum(map(len, seen.clean))
 
 
-@pytest.mark.parametrize(("limit", "steps"), [(200, 5), (3, 3)])
-def test_one_pass_ends_a_round_with_the_balanced_clean_part(
-    scene: Scene, seen: Seen, limit: int, steps: int
+@pytest.mark.parametrize(("passes", "limit"), [(1.0, 200), (2.5, 200), (1.0, 3)])
+def test_a_round_ends_with_its_passes_over_the_balanced_clean_part(
+    scene: Scene, seen: Seen, passes: float, limit: int
 ) -> None:
-    """100 samples of one class, 10 of another: about 2 x 90 remain to be shown, 64 at a time."""
+    """All classes count as the largest, of which about 99 of 110 samples are not held out."""
     labels = scene.data.labels.numpy()
     of_class = [scene.split.clean[labels[scene.split.clean] == c] for c in range(3)]
     clean = np.sort(np.concatenate([of_class[0][:16], of_class[1][:16], of_class[2][:110]]))
-    recipe = replace(BRIEF, rounds=2, steps=limit, passes=1.0, tolerance=100.0)
-    repair = scene.repair(recipe, split=replace(scene.split, clean=clean))
-    rounds = len(repair.held_out_accuracy) - 1
-    assert rounds == 2
-    assert len(seen.clean) == 2 * steps
+    recipe = replace(BRIEF, rounds=2, steps=limit, passes=passes, tolerance=100.0)
+    scene.repair(recipe, split=replace(scene.split, clean=clean))
+    largest = np.bincount(labels[np.unique(torch.cat(seen.clean))]).max()
+    whole = math.ceil(passes * 3 * largest / SMALL["clean_batch"])
+    assert len(seen.clean) == 2 * min(limit, whole)
 
 
 @pytest.mark.parametrize(

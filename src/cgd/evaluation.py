@@ -60,9 +60,9 @@ def evaluate(
     check_fit(model, test)
     labels = test.labels.numpy()
     ca = accuracy(_predicted(model, test.images, device), labels)
-    if attack is None:
-        return Evaluation(ca)
     others = torch.from_numpy(np.flatnonzero(labels != target))
+    if attack is None or not len(others):
+        return Evaluation(ca)
     predicted = np.concatenate(
         [
             _predicted(model, attack.trigger(test.images[rows]), device)
