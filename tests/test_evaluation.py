@@ -15,14 +15,13 @@ from cgd.entropy import entropy_map
 from cgd.errors import InputError
 from cgd.evaluation import (
     Evaluation,
-    check_fit,
     effectiveness,
     evaluate,
     ground_truth,
     true_labels,
 )
 from cgd.models import Classifier, ModelCard
-from cgd.pipeline import Scan
+from cgd.pipeline import Scan, check_fit
 from cgd.split import Split
 
 CPU = torch.device("cpu")
@@ -115,7 +114,8 @@ def scan_of(data: ImageData, seed: int = 0) -> Scan:
     logits = [torch.from_numpy(draw.normal(size=(len(data), 3))) for _ in range(2)]
     parts = np.array_split(draw.permutation(len(data)), 3)
     split = Split(*(np.sort(part) for part in parts))
-    return Scan(entropy_map(logits[0], logits[1], data.labels), split, logits[0], {}, 0.0)
+    ranks = entropy_map(logits[0], logits[1], data.labels)
+    return Scan(ranks, split, logits[0], {}, 0.0, data.fingerprint)
 
 
 @pytest.mark.parametrize("attack", ["badnets", "sig"])

@@ -258,11 +258,30 @@ def test_a_plain_module_is_repaired_as_the_classifier_around_it(
     assert not all(torch.equal(otherwise[name], expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize(("n", "seed"), [(90, 0), (120, 1)], ids=["fewer", "as many"])
 def test_the_scan_of_other_data_is_refused(
+    scanned: tuple[ImageData, Scan], toy_data: DataMaker, n: int, seed: int
+) -> None:
+    with pytest.raises(InputError, match="the scan is of other data; scan this data"):
+        defend(Plain(), toy_data(n, seed), scanned[1], recipe=BRIEF, device=CPU)
+
+
+def test_a_model_that_does_not_fit_the_data_is_refused(
     scanned: tuple[ImageData, Scan], toy_data: DataMaker
 ) -> None:
-    with pytest.raises(InputError, match="the scan is of 120 samples, the data has 90; scan this"):
-        defend(Plain(), toy_data(90), scanned[1], recipe=BRIEF, device=CPU)
+    with pytest.raises(InputError, match="16 pixels, but the model takes 32"):
+        defend(tiny(toy_data(6, size=32)), *scanned, recipe=BRIEF, device=CPU)
+
+
+def test_a_guide_of_other_classes_is_refused_before_the_suspect_is_trained(
+    toy_data: DataMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cgd.pipeline.suspect_logits", lambda *_, **__: pytest.fail("trained"))
+    guide = table(60)
+    guide.scores = torch.zeros(60, 7)
+    with pytest.raises(InputError, match=r"\[60, 7\] for 60 images of 3 classes"):
+        quick_scan(toy_data(60), guide, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_released_preset_has_the_numbers_of_the_release() -> None:

@@ -55,7 +55,9 @@ def scan(data: ImageData) -> Scan:
     guide, suspect = (torch.randn(30, 3, generator=generator) for _ in range(2))
     ranks = entropy_map(guide, suspect, data.labels)
     seconds = {"guide": 1.5, "suspect": 2.0}
-    return Scan(ranks, released_split(ranks), guide, seconds, passes=3.0)
+    return Scan(
+        ranks, released_split(ranks), guide, seconds, passes=3.0, fingerprint=data.fingerprint
+    )
 
 
 def stop_after_a_result(out: Path, settings: dict[str, Any], problem: type[BaseException]) -> None:
@@ -222,6 +224,19 @@ def test_a_scan_comes_back_from_disk(tmp_path: Path, data: ImageData, scan: Scan
     np.testing.assert_allclose(found.map.poison_score, scan.map.poison_score, atol=1e-6)
     assert found.map.guide_rank.dtype == np.float64
     torch.testing.assert_close(found.guide_logits, scan.guide_logits)
+    assert (found.seconds, found.passes) == (scan.seconds, scan.passes)
+
+
+def test_the_scan_of_a_defend_run_leaves_the_unlearning_out(
+    tmp_path: Path, data: ImageData, scan: Scan
+) -> None:
+    out = stored_run(tmp_path / "run", data, scan)
+    record = json.loads((out / "result.json").read_text())
+    record["unlearning"] = {"passes": 4.0}
+    record["epochs_equivalent"] += 4.0
+    record["seconds"]["unlearning"] = 9.0
+    write_json(out / "result.json", record)
+    found = read_scan(out, data)
     assert (found.seconds, found.passes) == (scan.seconds, scan.passes)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from cgd import attacks, pipeline, runs
 from cgd.data import ImageData, load
 from cgd.errors import InputError
-from cgd.evaluation import Evaluation, check_fit, effectiveness
+from cgd.evaluation import Evaluation, effectiveness
 from cgd.files import read_json, write_json, write_text
 from cgd.inputs import ModelOptions, ScanOptions, Source, TrialOptions
 from cgd.models import Classifier, ModelCard, build, load_model, save_model
@@ -95,7 +95,7 @@ def scan(source: Source, out: Path, options: ScanOptions, model: Path | None) ->
     own = load_model(model) if model else None
     data = source.load(own.card.size if own else None)
     if own:
-        check_fit(own, data)
+        pipeline.check_fit(own, data)
     settings = {
         **source.settings(data),
         **options.settings(),

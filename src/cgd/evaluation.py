@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from cgd.attacks import Attack, Manifest
 from cgd.data.dataset import ImageData
-from cgd.errors import InputError
 from cgd.metrics import (
     accuracy,
     attack_success_rate,
@@ -18,7 +17,7 @@ from cgd.metrics import (
     separation,
 )
 from cgd.models import Classifier
-from cgd.pipeline import Scan
+from cgd.pipeline import Scan, check_fit
 from cgd.training import predict
 
 
@@ -82,25 +81,6 @@ def _predicted(
 ) -> NDArray[np.int64]:
     labels: NDArray[np.int64] = predict(model, images, device=device).argmax(1).numpy()
     return labels
-
-
-def check_fit(model: Classifier, data: ImageData) -> None:
-    """Make sure that a model can be fed with the data.
-
-    Raises:
-        InputError: size or number of classes differ.
-    """
-    card = model.card
-    if data.size != card.size:
-        raise InputError(
-            f"{data.source}: decoded at {data.size} pixels, but the model takes {card.size}; "
-            f"load it with size={card.size}"
-        )
-    if len(data.classes) != len(card.classes):
-        raise InputError(
-            f"{data.source}: {len(data.classes)} classes, but the model has {len(card.classes)}; "
-            "use a model that was trained on these classes"
-        )
 
 
 def true_labels(data: ImageData, manifest: Manifest) -> NDArray[np.int64]:

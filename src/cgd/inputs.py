@@ -10,11 +10,11 @@ import torch
 from cgd import attacks
 from cgd.data import ImageData, load
 from cgd.errors import InputError
-from cgd.evaluation import Evaluation, check_fit, evaluate, ground_truth
+from cgd.evaluation import Evaluation, evaluate, ground_truth
 from cgd.files import read_json
 from cgd.guides import Guide, open_guide
 from cgd.models import Classifier, ModelCard, load_checkpoint, load_model
-from cgd.pipeline import Scan
+from cgd.pipeline import Scan, check_fit
 from cgd.presets import get_preset
 from cgd.suspect import OUT_OF_FOLD, RELEASED, SHORT, SuspectRecipe
 from cgd.training import pick_device

@@ -34,6 +34,7 @@ class Scan:
         guide_logits: float32 [n, classes], at the preset's scale.
         seconds: per stage.
         passes: passes over the data with gradients.
+        fingerprint: of the data.
     """
 
     map: EntropyMap
@@ -41,6 +42,7 @@ class Scan:
     guide_logits: Tensor
     seconds: dict[str, float]
     passes: float
+    fingerprint: str
 
 
 def scan(
@@ -75,7 +77,7 @@ def scan(
     device = device or pick_device()
     recipe = suspect or settings.suspect
     guide = open_guide(guide, device=device) if isinstance(guide, str) else guide
-    raw, guide_seconds = _kept(folder, "guide", lambda: guide.logits(data))
+    raw, guide_seconds = _kept(folder, "guide", lambda: _asked(guide, data))
 
     def judge() -> Tensor:
         if isinstance(recipe, Classifier):
@@ -91,6 +93,7 @@ def scan(
         guide_logits=logits,
         seconds={"guide": guide_seconds, "suspect": suspect_seconds},
         passes=_passes(recipe),
+        fingerprint=data.fingerprint,
     )
 
 
@@ -122,7 +125,7 @@ def defend(
         A repaired model of the same kind.
 
     Raises:
-        InputError: data and scan do not belong together.
+        InputError: data, scan and model do not belong together.
     """
     classifier = model if isinstance(model, Classifier) else None
     if classifier is None:
@@ -143,12 +146,14 @@ def repair(
     seed: int = 0,
     device: torch.device | None = None,
 ) -> Repair:
-    """As `defend`, and tell how the repair went."""
-    if len(scan.guide_logits) != len(data):
-        raise InputError(
-            f"the scan is of {len(scan.guide_logits)} samples, the data has {len(data)}; "
-            "scan this data"
-        )
+    """As `defend`, and tell how the repair went.
+
+    Raises:
+        InputError: data, scan and model do not belong together.
+    """
+    if scan.fingerprint != data.fingerprint:
+        raise InputError(f"{data.source}: the scan is of other data; scan this data")
+    check_fit(model, data)
     return unlearn(
         model,
         data,
@@ -158,6 +163,35 @@ def repair(
         seed=seed,
         device=device,
     )
+
+
+def check_fit(model: Classifier, data: ImageData) -> None:
+    """Make sure that a model can be fed with the data.
+
+    Raises:
+        InputError: size or number of classes differ.
+    """
+    card = model.card
+    if data.size != card.size:
+        raise InputError(
+            f"{data.source}: decoded at {data.size} pixels, but the model takes {card.size}; "
+            f"load it with size={card.size}"
+        )
+    if len(data.classes) != len(card.classes):
+        raise InputError(
+            f"{data.source}: {len(data.classes)} classes, but the model has {len(card.classes)}; "
+            "use a model that was trained on these classes"
+        )
+
+
+def _asked(guide: Guide, data: ImageData) -> Tensor:
+    logits = guide.logits(data)
+    if logits.shape != (len(data), len(data.classes)):
+        raise InputError(
+            f"the guide gave scores of shape {list(logits.shape)} for {len(data)} images of "
+            f"{len(data.classes)} classes; use a guide that knows these classes"
+        )
+    return logits
 
 
 def _passes(suspect: SuspectRecipe | Classifier) -> float:

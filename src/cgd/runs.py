@@ -130,13 +130,15 @@ def read_scan(folder: Path, data: ImageData) -> Scan:
     part = np.asarray(table["part"].to_pylist())
     rows = [np.flatnonzero(part == name) for name in ("clean", "triggered", "unused")]
     result = read_json(folder / "result.json")
+    unlearning = result.get("unlearning", {}).get("passes", 0.0)
     stored = read_tensors(folder / "guide.safetensors")["logits"]
     return Scan(
         map=EntropyMap(guide_label=table["guide_label"].to_numpy(), **axes),
         split=Split(*rows),
         guide_logits=stored * (config["scale"] / GUIDE_SCALE),
-        seconds=result["seconds"],
-        passes=result["epochs_equivalent"],
+        seconds={stage: result["seconds"][stage] for stage in ("guide", "suspect")},
+        passes=result["epochs_equivalent"] - unlearning,
+        fingerprint=data.fingerprint,
     )
 
 

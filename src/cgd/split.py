@@ -82,8 +82,8 @@ def score_split(ranks: EntropyMap, triggered: float = 0.05, unused: float = 0.02
 def balanced_order(labels: NDArray[np.int64], generator: np.random.Generator) -> Rows:
     """Return row numbers in which every class appears as often as the largest one.
 
-    Smaller classes repeat whole permutations of their rows, so that no row appears twice more
-    often than another of its class. Row numbers are repeated, images never copied.
+    Smaller classes repeat whole permutations of their rows, so that no row appears more
+    than once more often than another of its class. Row numbers are repeated, images never copied.
 
     Args:
         labels: int64 [n].

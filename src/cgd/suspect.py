@@ -70,7 +70,7 @@ def suspect_logits(
         data: the untrusted data.
         recipe: how to train.
         arch: any architecture that `cgd.models.build` knows.
-        seed: fixes weights and order; each run and fold adds its number.
+        seed: fixes weights and order; each fold adds 1, each run 1000.
         device: where to train; default: a GPU if there is one.
         folder: receives the logits of each run as it ends, and the state of the running one, so
             that a killed scan continues; None to keep nothing.

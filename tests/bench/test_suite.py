@@ -61,6 +61,8 @@ def test_a_grid_stopped_half_way_has_whole_seeds_each_with_its_benign_case(tmp_p
         (('name = "tiny"', ""), "name"),
         (('name = "tiny"', 'name = "tiny'), "not valid TOML"),
         (("epochs = 1\nflip", "epoks = 1\nflip"), "unknown settings epoks"),
+        (("epochs = 1\nflip", 'epochs = "1"\nflip'), "epochs must be of type integer, not '1'"),
+        (('["default"]', '"default"'), "defenses must be of type array, not 'default'"),
         (('"badnets"', '"wormnet"'), "no attack 'wormnet'; there are .*badnets"),
         (('["default"]', '["magic"]'), "no defense 'magic'; there are default, released"),
     ],

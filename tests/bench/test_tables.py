@@ -10,7 +10,15 @@ import pytest
 from cgd.bench import render, write_cells
 from cgd.bench.tables import read_cells
 
-CELL = {"attack": "badnets", "rate": 0.05, "defense": "none", "seed": 0, "passes": 12.0}
+CELL = {
+    "dataset": "cifar10",
+    "model": "tiny_resnet",
+    "attack": "badnets",
+    "rate": 0.05,
+    "defense": "none",
+    "seed": 0,
+    "passes": 12.0,
+}
 
 
 def cell(**values: Any) -> dict[str, Any]:
@@ -25,12 +33,13 @@ def rows_of(table: str) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ([91.26], "91.3"),
+        ([0.5], "0.500"),
         ([0.8765], "0.876"),
+        ([1.0], "1.000"),
         ([None], ""),
-        ([None, 50.0], "50.0"),
-        ([90.0, 91.0], f"{mean([90, 91]):.1f} ± {stdev([90, 91]):.1f}"),
-        ([90.0, None, 93.0, 96.0], f"93.0 ± {stdev([90, 93, 96]):.1f}"),
+        ([None, 0.5], "0.500"),
+        ([0.8, 0.9], f"{mean([0.8, 0.9]):.3f} ± {stdev([0.8, 0.9]):.3f}"),
+        ([0.90, None, 0.93, 0.96], f"0.930 ± {stdev([0.90, 0.93, 0.96]):.3f}"),
         ([0.9, 0.95, 1.0], "0.950 ± 0.050"),
     ],
 )
@@ -48,7 +57,7 @@ def test_a_row_is_an_attack_at_a_rate_under_a_defense_benign_and_undefended_firs
     expected = [
         (attack, f"{100 * rate:g} %", defense)
         for attack, rate in keys
-        for defense in ("none", "released", "default")
+        for defense in ("none", "default", "released")
     ]
     cells = [
         cell(attack=attack, rate=rate, defense=defense, seed=seed, ca=50.0 + len(defense))
@@ -61,6 +70,21 @@ def test_a_row_is_an_attack_at_a_rate_under_a_defense_benign_and_undefended_firs
     for row in rows:
         assert row["seeds"] == "2"
         assert row["CA"] == f"{50 + len(row['defence'])}.0 ± 0.0"
+
+
+def test_the_change_of_ca_is_against_the_undefended_model_of_the_same_seed() -> None:
+    cells = [cell(defense="none", seed=seed, ca=80.0 + 10 * seed) for seed in (0, 1)]
+    cells += [cell(defense="default", seed=0, ca=79.0), cell(defense="default", seed=1, ca=92.0)]
+    cells += [cell(defense="default", attack="sig", ca=50.0)]
+    undefended, defended, alone = rows_of(render(cells))
+    assert undefended["change"] == ""
+    assert defended["change"] == f"0.5 ± {stdev([-1, 2]):.1f}"
+    assert alone["change"] == ""
+
+
+def test_data_sets_are_not_averaged_together() -> None:
+    rows = rows_of(render([cell(ca=90.0), cell(ca=50.0, dataset="gtsrb")]))
+    assert [(row["data"], row["CA"]) for row in rows] == [("cifar10", "90.0"), ("gtsrb", "50.0")]
 
 
 def test_a_table_from_stored_cells_is_the_table_of_the_cells(tmp_path: Path) -> None:
@@ -94,3 +118,13 @@ def test_stored_cells_have_the_columns_that_others_read(tmp_path: Path, kind: st
     assert {name: str(schema.field(name).type) for name in REQUIRED[kind]} == dict.fromkeys(
         REQUIRED[kind], kind
     )
+
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+
+
+@pytest.mark.parametrize(
+    "cells", sorted(RESULTS.glob("*/cells.parquet")), ids=lambda p: p.parent.name
+)
+def test_the_published_table_is_that_of_the_stored_cells(cells: Path) -> None:
+    assert render(read_cells(cells)) in (cells.parent / "README.md").read_text(encoding="utf-8")

@@ -126,18 +126,7 @@ def poison(
         InputError: rate or target out of range, or more poison than the class has room for.
     """
     _check(data, rate, target)
-    count = max(1, round(rate * len(data)))
-    labels = data.labels.numpy()
-    clean_label = attack.family == "clean-label"
-    candidates = np.flatnonzero(labels == target) if clean_label else np.arange(len(data))
-    room = int(CLEAN_LABEL_SHARE * len(candidates)) if clean_label else len(candidates)
-    if count > room:
-        raise InputError(
-            f"{attack.name}: a rate of {rate} means {count} samples, but class "
-            f"{data.classes[target]!r} has room for {room}; lower the rate"
-        )
-    generator = np.random.default_rng(seed)
-    rows = np.sort(generator.choice(candidates, count, replace=False))
+    rows = _draw(data, attack, rate, target, np.random.default_rng(seed))
     chosen = torch.from_numpy(rows)
     images, keys = data.images.clone(), data.keys.copy()
     if attack.family != "clean-image":
@@ -153,7 +142,7 @@ def poison(
         target=target,
         seed=seed,
         poison=rows.tolist(),
-        original_labels=labels[rows].tolist(),
+        original_labels=data.labels[chosen].tolist(),
     )
     poisoned = replace(
         data,
@@ -164,6 +153,23 @@ def poison(
         originals=None,
     )
     return poisoned, manifest
+
+
+def _draw(
+    data: ImageData, attack: Attack, rate: float, target: int, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Draw the rows that may be poisoned, ascending."""
+    count = max(1, round(rate * len(data)))
+    candidates = np.arange(len(data))
+    if attack.family == "clean-label":
+        candidates = np.flatnonzero(data.labels.numpy() == target)
+        room = int(CLEAN_LABEL_SHARE * len(candidates))
+        if count > room:
+            raise InputError(
+                f"{attack.name}: a rate of {rate} means {count} samples, but class "
+                f"{data.classes[target]!r} has room for {room}; lower the rate"
+            )
+    return np.sort(generator.choice(candidates, count, replace=False))
 
 
 def _check(data: ImageData, rate: float, target: int) -> None:

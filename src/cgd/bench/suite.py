@@ -4,13 +4,14 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from cgd.attacks import ATTACKS
 from cgd.errors import InputError
 from cgd.presets import PRESETS
 
 NONE = "none"
+_TOML = {str: "string", int: "integer", bool: "boolean", tuple: "array"}
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,11 @@ def read_suite(path: Path) -> Suite:
         suite = Suite(**{**record, **lists})
     except TypeError as error:
         raise InputError(f"{path}: {error}") from error
+    for field in fields(Suite):
+        value = getattr(suite, field.name)
+        kind: type = get_origin(field.type) or field.type  # type: ignore[assignment]
+        if not isinstance(value, kind):
+            raise InputError(f"{path}: {field.name} must be of type {_TOML[kind]}, not {value!r}")
     _check(path, "attack", suite.attacks, {*ATTACKS, NONE})
     _check(path, "defense", suite.defenses, set(PRESETS))
     return suite

@@ -1,6 +1,7 @@
 """Tables from stored cells: raw records as Parquet, means and spreads as Markdown."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,38 +54,65 @@ def read_cells(path: Path) -> list[Cell]:
     return cells
 
 
+@dataclass(frozen=True)
+class _Column:
+    """A number in the table: its title, where it comes from, its digits."""
+
+    title: str
+    value: Callable[[Cell], float | None]
+    digits: int = 1
+
+
+COLUMNS = (
+    _Column("CA", lambda cell: cell["ca"]),
+    _Column("change", lambda cell: cell["ca_change"]),
+    _Column("ASR", lambda cell: cell["asr"]),
+    _Column("floor", lambda cell: cell.get("asr_floor")),
+    _Column("RA", lambda cell: cell["ra"]),
+    _Column("ceiling", lambda cell: cell.get("ra_ceiling")),
+    _Column("AUROC", lambda cell: cell.get("auroc"), 3),
+    _Column("AP", lambda cell: cell.get("average_precision"), 3),
+    _Column("passes", lambda cell: cell["passes"]),
+    _Column("seconds", lambda cell: cell["seconds"], 0),
+)
+"""The change of CA is against the undefended model of the same training set and seed."""
+
+
 def render(cells: Sequence[Cell]) -> str:
-    """Return a Markdown table: a row an attack and defence, means over seeds with spread."""
-    columns: dict[str, Callable[[Cell], float | None]] = {
-        "CA": lambda cell: cell["ca"],
-        "ASR": lambda cell: cell["asr"],
-        "floor": lambda cell: cell.get("asr_floor"),
-        "RA": lambda cell: cell["ra"],
-        "ceiling": lambda cell: cell.get("ra_ceiling"),
-        "AUROC": lambda cell: cell.get("auroc"),
-        "AP": lambda cell: cell.get("average_precision"),
-        "passes": lambda cell: cell["passes"],
-        "seconds": lambda cell: cell["seconds"],
-    }
-    groups: dict[tuple[str, float, str], list[Cell]] = {}
+    """Return a Markdown table: a row a scene and defence, means over seeds with spread."""
+    undefended = {_scene(cell): cell["ca"] for cell in cells if cell["defense"] == "none"}
+    groups: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
-        groups.setdefault((cell["attack"], cell["rate"], cell["defense"]), []).append(cell)
-    order = sorted(groups, key=lambda key: (key[0] != "none", key[1], key[0], key[2] != "none"))
-    head = ["attack", "rate", "defence", "seeds", *columns]
+        before = undefended.get(_scene(cell)) if cell["defense"] != "none" else None
+        change = None if before is None else cell["ca"] - before
+        key = (*_scene(cell)[:-1], cell["defense"])
+        groups.setdefault(key, []).append({**cell, "ca_change": change})
+    head = ["data", "attack", "rate", "defence", "seeds", *(column.title for column in COLUMNS)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for key in order:
-        attack, rate, defense = key
-        group = groups[key]
-        values = [_mean_and_spread([column(cell) for cell in group]) for column in columns.values()]
-        row = [attack, f"{100 * rate:g} %", defense, str(len(group)), *values]
+    for key in sorted(groups, key=_order):
+        group, (dataset, _, attack, rate, defense) = groups[key], key
+        values = [_mean_and_spread(group, column) for column in COLUMNS]
+        row = [dataset, attack, f"{100 * rate:g} %", defense, str(len(group)), *values]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _mean_and_spread(values: Sequence[float | None]) -> str:
+def _scene(cell: Cell) -> tuple[str, str, str, float, int]:
+    return (cell["dataset"], cell["model"], cell["attack"], cell["rate"], cell["seed"])
+
+
+def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Benign before poisoned, undefended before defended."""
+    dataset, model, attack, rate, defense = key
+    return (dataset, model, attack != "none", rate, attack, defense != "none", defense)
+
+
+def _mean_and_spread(cells: Sequence[Cell], column: _Column) -> str:
+    values = [column.value(cell) for cell in cells]
     known = [value for value in values if value is not None]
     if not known:
         return ""
-    digits = 3 if max(known) <= 1 else 1
-    mean = f"{np.mean(known):.{digits}f}"
-    return mean if len(known) == 1 else f"{mean} ± {np.std(known, ddof=1):.{digits}f}"
+    mean = f"{np.mean(known):.{column.digits}f}"
+    if len(known) == 1:
+        return mean
+    return f"{mean} ± {np.std(known, ddof=1):.{column.digits}f}"
