@@ -16,7 +16,7 @@ from cgd import pipeline
 from cgd.data import ImageData
 from cgd.errors import InputError
 from cgd.models import Classifier, ModelCard, build
-from cgd.pipeline import Scan, defend, repair, scan
+from cgd.pipeline import Scan, defend, repair, scan, stands_out
 from cgd.presets import PRESETS, get_preset
 from cgd.suspect import SuspectRecipe, suspect_logits
 from cgd.training import Recipe, predict, seeded, train
@@ -235,7 +235,7 @@ def test_defend_gives_back_the_kind_of_model_it_was_given(
     data, found = scanned
     model = Plain() if kind == "plain" else tiny(data)
     before = copy.deepcopy(model.state_dict())
-    repaired = defend(model, data, found, recipe=BRIEF, device=CPU)
+    repaired = defend(model, data, found, recipe=BRIEF, force=True, device=CPU)
     assert type(repaired) is type(model)
     assert repaired is not model
     after, new = model.state_dict(), repaired.state_dict()
@@ -250,7 +250,7 @@ def test_a_plain_module_is_repaired_as_the_classifier_around_it(
     data, found = scanned
     card = ModelCard("custom", data.classes, data.size, mean=(0.2, 0.2, 0.2), std=(0.1, 0.2, 0.3))
     module = Plain()
-    options: Any = {"recipe": BRIEF, "seed": 3, "device": CPU}
+    options: Any = {"recipe": BRIEF, "seed": 3, "device": CPU, "force": True}
     expected = repair(Classifier(module, card), data, found, **options).model.net.state_dict()
     weights = defend(module, data, found, card=card, **options).state_dict()
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
@@ -282,6 +282,23 @@ def test_a_guide_of_other_classes_is_refused_before_the_suspect_is_trained(
     with pytest.raises(InputError, match=r"\[60, 7\] for 60 images of 3 classes"):
         quick_scan(toy_data(60), guide, folder=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_is_left_as_it_is_where_no_class_stands_out(
+    scanned: tuple[ImageData, Scan],
+) -> None:
+    data, found = scanned
+    spread = np.random.default_rng(0).uniform(0, 1, (2, len(data)))
+    found = replace(found, map=replace(found.map, guide_rank=spread[0], suspect_rank=spread[1]))
+    assert not stands_out(data, found)
+    model = tiny(data)
+    done = repair(model, data, found, recipe=BRIEF, device=CPU)
+    assert (done.held_out_accuracy, done.kept_round, done.images) == ([], 0, 0)
+    assert done.model is not model
+    weights = model.state_dict()
+    assert all(torch.equal(weights[name], kept) for name, kept in done.model.state_dict().items())
+    assert repair(model, data, found, recipe=BRIEF, force=True, device=CPU).images > 0
+    assert stands_out(data, found, "released")
 
 
 def test_the_released_preset_has_the_numbers_of_the_release() -> None:

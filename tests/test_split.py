@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cgd.entropy import EntropyMap
 from cgd.errors import InputError
-from cgd.split import Split, balanced_order, released_split, score_split
+from cgd.split import Split, balanced_order, concentration, released_split, score_split
 
 
 def map_of(guide_rank: NDArray[np.float64], suspect_rank: NDArray[np.float64]) -> EntropyMap:
@@ -189,3 +189,40 @@ def test_which_samples_are_shown_once_more_is_drawn_anew() -> None:
         times = Counter(balanced_order(labels, np.random.default_rng(seed)).tolist())
         doubled |= {row for row, count in times.items() if count == 2}
     assert doubled == set(range(15, 25))
+
+
+# Concentration.
+
+
+def slow_concentration(score: list[float], labels: list[int], top: int) -> list[float]:
+    """Each class's part of the `top` highest scores, as if classes were equally large."""
+    first = sorted(range(len(score)), key=lambda row: -score[row])[:top]
+    caught = Counter(labels[row] for row in first)
+    shares = [caught[c] / labels.count(c) for c in range(max(labels) + 1)]
+    return [share / sum(shares) for share in shares]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(20, 300), st.integers(2, 6), st.integers(0, 9), st.sampled_from([0.0025, 0.2]))
+def test_concentration_is_the_largest_part_of_the_top_scores(
+    n: int, classes: int, seed: int, top: float
+) -> None:
+    draw = np.random.default_rng(seed)
+    labels = np.concatenate([np.arange(classes), draw.integers(0, classes, n - classes)])
+    ranks = map_of(*(draw.permutation(n) / n for _ in range(2)))
+    parts = slow_concentration(
+        ranks.poison_score.tolist(), labels.tolist(), max(20, round(top * n))
+    )
+    part, number = concentration(ranks, labels, top)
+    assert part == pytest.approx(max(parts))
+    assert parts[number] == pytest.approx(max(parts))
+
+
+def test_poison_of_one_class_stands_out_and_honest_mistakes_do_not() -> None:
+    draw = np.random.default_rng(0)
+    labels = np.arange(4000) % 10
+    guide, suspect = draw.uniform(0.01, 1, (2, 4000))
+    assert concentration(map_of(guide, suspect), labels)[0] < 0.5
+    poison = np.flatnonzero(labels == 3)[:40]
+    guide[poison], suspect[poison] = 1.0, draw.uniform(0.001, 0.01, 40)
+    assert concentration(map_of(guide, suspect), labels) == (1.0, 3)

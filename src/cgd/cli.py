@@ -197,6 +197,9 @@ def defend(
     scale: Scale = None,
     template: Template = None,
     flip: Flip = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Repair even where the data shows no sign of an attack.")
+    ] = False,
     test: Test = None,
     attack: AttackRun = None,
     size: Size = None,
@@ -206,7 +209,8 @@ def defend(
 ) -> None:
     """Repair a model that was trained on poisoned data.
 
-    Scans the data (or reuses --scan), then unlearns what the likely poisoned part taught. Writes
+    Scans the data (or reuses --scan), then unlearns what the likely poisoned part taught; where no
+    class stands out among the most suspicious samples, the model is left as it is. Writes
     model.safetensors, scores.parquet, result.json and report.html. --test measures, and decides
     nothing.
 
@@ -218,7 +222,7 @@ def defend(
     source = Source(data, size, names, seed, device)
     options = ScanOptions(guide, preset, suspect, "small_resnet", scale, tuple(template or ()))
     trial = TrialOptions(test, attack)
-    commands.defend(source, out, options, ModelOptions(model, arch), scan, flip, trial)
+    commands.defend(source, out, options, ModelOptions(model, arch), scan, flip, force, trial)
 
 
 @app.command()

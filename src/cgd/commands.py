@@ -2,8 +2,9 @@
 and print what came of it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from cgd.report import write_report
 from cgd.terminal import in_words, print_before_after, print_parts, print_skipped
 from cgd.training import Recipe, pick_device
 from cgd.training import train as fit
-from cgd.unlearn import Unlearning
+from cgd.unlearn import Repair
 
 
 def attack(
@@ -118,6 +119,7 @@ def defend(
     model: ModelOptions,
     scan_run: Path | None,
     flip: bool,
+    force: bool,
     trial: TrialOptions,
 ) -> None:
     """`cgd defend`: scan, unlearn, measure."""
@@ -126,27 +128,38 @@ def defend(
     victim = model.open(data)
     opened = trial.open(victim, source.names, source.data)
     settings = {**source.settings(data), **options.settings(), "model": str(model.path)}
-    settings |= {"flip": flip, "scan": str(scan_run) if scan_run else None}
+    settings |= {"flip": flip, "force": force, "scan": str(scan_run) if scan_run else None}
     with runs.run_folder(out, "defend", settings):
         if scan_run:
             found = runs.read_scan(scan_run, data)
         else:
             found = _scanned(source, out, options, data, victim)
     runs.write_scan(out, data, found)
-    recipe = replace(get_preset(options.preset).unlearning, flip=flip)
-    repaired, story = _repaired(out, victim, data, found, recipe, source)
+    unlearn = partial(
+        pipeline.repair,
+        preset=options.preset,
+        recipe=replace(get_preset(options.preset).unlearning, flip=flip),
+        force=force,
+        seed=source.seed,
+        device=device,
+    )
+    repaired, story = _repaired(out, len(data), lambda: unlearn(victim, data, found))
 
     before, after = opened.measure(victim, device), opened.measure(repaired, device)
     record = {
         **runs.evaluation_record(before, after, source.truth(data, found)),
         **runs.scan_record(data, found),
         "unlearning": story,
+        "untouched": not story["held_out_accuracy"],
     }
     record["seconds"] = {**found.seconds, "unlearning": story["seconds"]}
     record["epochs_equivalent"] = found.passes + story["passes"]
     write_json(out / "result.json", record)
     print_skipped(data)
     print_parts(data, found)
+    if record["untouched"]:
+        print("no class stands out among the most suspicious samples: the model is left as it is")
+        print("(--force repairs it all the same)")
     print_before_after(before, after)
     print(write_report(out, data))
 
@@ -168,26 +181,19 @@ def _scanned(
 
 
 def _repaired(
-    out: Path,
-    victim: Classifier,
-    data: ImageData,
-    found: pipeline.Scan,
-    recipe: Unlearning,
-    source: Source,
+    out: Path, samples: int, unlearn: Callable[[], Repair]
 ) -> tuple[Classifier, dict[str, Any]]:
     """Unlearn, unless that was done before; tell how it went."""
     path = out / "unlearning.json"
     if path.is_file() and (out / "model.safetensors").is_file():
         return load_model(out), read_json(path)
     start = time.perf_counter()
-    repair = pipeline.repair(
-        victim, data, found, recipe=recipe, seed=source.seed, device=source.device
-    )
+    repair = unlearn()
     save_model(out, repair.model)
     story = {
         "held_out_accuracy": repair.held_out_accuracy,
         "kept_round": repair.kept_round,
-        "passes": repair.images / len(data),
+        "passes": repair.images / samples,
         "seconds": time.perf_counter() - start,
     }
     write_json(path, story)

@@ -1,5 +1,6 @@
 """The line from untrusted images to a repaired model, readable top to bottom."""
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from cgd.files import read_tensors, write_tensors
 from cgd.guides import DEFAULT_GUIDE, Guide, open_guide
 from cgd.models import Classifier, ModelCard
 from cgd.presets import get_preset
-from cgd.split import Split
+from cgd.split import Split, concentration
 from cgd.suspect import SuspectRecipe, suspect_logits
 from cgd.training import pick_device, predict
 from cgd.unlearn import Repair, Unlearning, unlearn
@@ -105,6 +106,7 @@ def defend(
     preset: str = "default",
     recipe: Unlearning | None = None,
     card: ModelCard | None = None,
+    force: bool = False,
     seed: int = 0,
     device: torch.device | None = None,
 ) -> nn.Module:
@@ -118,6 +120,7 @@ def defend(
         preset: `default` or `released`.
         recipe: other unlearning settings than the preset's.
         card: how to feed a plain module (mean and std); default: mean 0.5, std 0.25.
+        force: repair even where no class stands out among the most suspicious samples.
         seed: fixes held-out samples, order and augmentation.
         device: where to compute; default: a GPU if there is one.
 
@@ -131,7 +134,7 @@ def defend(
     if classifier is None:
         classifier = Classifier(model, card or ModelCard("custom", data.classes, data.size))
     repaired = repair(
-        classifier, data, scan, preset=preset, recipe=recipe, seed=seed, device=device
+        classifier, data, scan, preset=preset, recipe=recipe, force=force, seed=seed, device=device
     )
     return repaired.model if isinstance(model, Classifier) else repaired.model.net
 
@@ -143,6 +146,7 @@ def repair(
     *,
     preset: str = "default",
     recipe: Unlearning | None = None,
+    force: bool = False,
     seed: int = 0,
     device: torch.device | None = None,
 ) -> Repair:
@@ -154,6 +158,8 @@ def repair(
     if scan.fingerprint != data.fingerprint:
         raise InputError(f"{data.source}: the scan is of other data; scan this data")
     check_fit(model, data)
+    if not force and not stands_out(data, scan, preset):
+        return Repair(copy.deepcopy(model), [], 0, 0)
     return unlearn(
         model,
         data,
@@ -182,6 +188,12 @@ def check_fit(model: Classifier, data: ImageData) -> None:
             f"{data.source}: {len(data.classes)} classes, but the model has {len(card.classes)}; "
             "use a model that was trained on these classes"
         )
+
+
+def stands_out(data: ImageData, scan: Scan, preset: str = "default") -> bool:
+    """Tell whether one class holds enough of the most suspicious samples to look attacked."""
+    part, _ = concentration(scan.map, data.labels.numpy())
+    return part >= get_preset(preset).stands_out
 
 
 def _asked(guide: Guide, data: ImageData) -> Tensor:

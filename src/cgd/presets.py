@@ -18,17 +18,20 @@ class Preset:
         suspect: how the suspicious model is trained.
         split: entropy map -> parts.
         unlearning: how the model is repaired.
+        stands_out: repair only where one class holds at least this part of the most suspicious
+            samples (see `cgd.split.concentration`); 0 to repair always.
     """
 
     scale: float
     suspect: suspect.SuspectRecipe
     split: Callable[[EntropyMap], Split]
     unlearning: unlearn.Unlearning
+    stands_out: float
 
 
 PRESETS = {
-    "released": Preset(1.0, suspect.RELEASED, released_split, unlearn.RELEASED),
-    "default": Preset(100.0, suspect.SHORT, score_split, unlearn.RETARGET),
+    "released": Preset(1.0, suspect.RELEASED, released_split, unlearn.RELEASED, 0.0),
+    "default": Preset(100.0, suspect.SHORT, score_split, unlearn.RETARGET, 0.65),
 }
 
 

@@ -79,6 +79,28 @@ def score_split(ranks: EntropyMap, triggered: float = 0.05, unused: float = 0.02
     return Split.from_masks(is_clean, is_triggered)
 
 
+def concentration(
+    ranks: EntropyMap, labels: NDArray[np.int64], top: float = 0.0025
+) -> tuple[float, int]:
+    """Find the class that holds most of the most suspicious samples.
+
+    Poison for one target gathers in one class; honest mistakes and the guide's weak spots spread.
+
+    Args:
+        ranks: the entropy map.
+        labels: int64 [n], the given labels.
+        top: share of the samples, the highest poison scores, that is looked at; at least 20.
+
+    Returns:
+        The class's part of them, in 1 / classes to 1, as if all classes had as many samples; and
+        the number of the class.
+    """
+    first = np.argsort(-ranks.poison_score, kind="stable")[: max(20, round(top * len(labels)))]
+    samples = np.bincount(labels)
+    caught = np.bincount(labels[first], minlength=len(samples)) / np.maximum(1, samples)
+    return float(caught.max() / caught.sum()), int(caught.argmax())
+
+
 def balanced_order(labels: NDArray[np.int64], generator: np.random.Generator) -> Rows:
     """Return row numbers in which every class appears as often as the largest one.
 

@@ -170,7 +170,7 @@ class Repair:
     Attributes:
         model: the repaired classifier.
         held_out_accuracy: percent, before the first round and after each one, on a tenth of the
-            clean part that no step has seen.
+            clean part that no step has seen; empty where nothing was tried.
         kept_round: number of the round whose weights were kept; 0 = unchanged.
         images: number of images that went through the network with gradients.
     """

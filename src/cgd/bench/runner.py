@@ -130,7 +130,6 @@ def _cell(bench: _Bench, scene: Scene, defense: str) -> dict[str, Any]:
         return {**cell, **asdict(measured), "seconds": victim_seconds, "passes": passes} | _clean(
             bench, scene, attack
         )
-    preset = get_preset(defense)
     folder = bench.out / "work" / f"{scene.key}-{defense}"
     scan = pipeline.scan(
         data,
@@ -142,9 +141,14 @@ def _cell(bench: _Bench, scene: Scene, defense: str) -> dict[str, Any]:
         folder=folder,
     )
     start = time.perf_counter()
-    recipe = replace(preset.unlearning, flip=bench.suite.flip)
     repair = pipeline.repair(
-        victim, data, scan, recipe=recipe, seed=scene.seed, device=bench.device
+        victim,
+        data,
+        scan,
+        preset=defense,
+        recipe=replace(get_preset(defense).unlearning, flip=bench.suite.flip),
+        seed=scene.seed,
+        device=bench.device,
     )
     stages = {**scan.seconds, "unlearning": time.perf_counter() - start}
     measured = evaluate(repair.model, bench.test, attack, device=bench.device)

@@ -30,6 +30,7 @@ class Result:
         seconds: per stage.
         single: der, guide_accuracy, epochs_equivalent, asr_floor, ra_ceiling.
         skipped: (path, reason) of the images that could not be used.
+        untouched: no class stood out, so that the model was left as it is.
     """
 
     before: dict[str, float]
@@ -38,6 +39,7 @@ class Result:
     seconds: dict[str, float]
     single: dict[str, float]
     skipped: list[tuple[str, str]]
+    untouched: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +90,7 @@ def read_result(path: Path) -> Result:
         skipped = [(str(e["path"]), str(e["reason"])) for e in record.get("skipped") or []]
     except (TypeError, KeyError) as error:
         raise InputError(f"{path}: 'skipped' is not a list of {{path, reason}}") from error
-    return Result(**groups, single=single, skipped=skipped)
+    return Result(**groups, single=single, skipped=skipped, untouched=bool(record.get("untouched")))
 
 
 def read_scores(path: Path, classes: int) -> Scores:
