@@ -61,6 +61,13 @@ def test_second_pass_encodes_nothing_and_gives_the_same(noise_data, tmp_path: Pa
     assert torch.equal(first, again)
 
 
+def test_other_images_find_nothing_and_are_encoded(noise_data, tmp_path: Path) -> None:
+    run(noise_data(), tmp_path)
+    vectors, count = run(noise_data(seed=1), tmp_path)
+    assert count == 12
+    assert torch.equal(vectors, run(noise_data(seed=1), tmp_path / "other")[0])
+
+
 def test_other_labels_and_other_order_reuse_the_vectors(noise_data, tmp_path: Path) -> None:
     data = noise_data()
     first, _ = run(data, tmp_path)

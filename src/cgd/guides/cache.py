@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from torch import Tensor
 
 from cgd.errors import InputError
@@ -77,7 +76,7 @@ class VectorCache:
                 continue
             stored_keys, stored = shard
             pairs = [(rows.get(key.tobytes(), -1), i) for i, key in enumerate(stored_keys)]
-            wanted = np.array([pair for pair in pairs if pair[0] >= 0]).reshape(-1, 2)
+            wanted = np.array([pair for pair in pairs if pair[0] >= 0], np.int64).reshape(-1, 2)
             if values is None:
                 values = torch.zeros(len(keys), stored.shape[1], dtype=torch.float16)
             values[wanted[:, 0]] = stored[wanted[:, 1]]
@@ -99,9 +98,9 @@ class VectorCache:
             return
         try:
             _write_shard(self.folder, keys, values)
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             self._writable = False
-            reason = getattr(error, "strerror", None) or error
+            reason = error.strerror or error
             say(f"{self.folder}: cannot be written ({reason}); going on without a cache")
 
 
