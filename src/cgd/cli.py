@@ -281,7 +281,7 @@ def demo(
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Run the whole line offline on handwritten digits, in about two minutes.
+    """Run the whole line offline on handwritten digits, in about a minute.
 
     Plants a trigger, trains a victim, scans, repairs, measures, and writes a report.
     """
