@@ -159,6 +159,22 @@ def test_the_same_command_again_changes_nothing(
     assert {path.name: path.read_bytes() for path in out.iterdir()} == first
 
 
+def test_a_model_is_left_as_it_is_where_no_class_stands_out_unless_forced(
+    cgd: Run, world: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cgd.pipeline.stands_out", lambda *_: False)
+    answer = cgd(*defend_arguments(world, tmp_path / "out"))
+    assert answer.code == 0, answer.err
+    assert "left as it is" in answer.out
+    record = result(tmp_path / "out")
+    assert record["before"] == record["after"]
+    assert record["untouched"]
+    assert "the model was left as it is" in (tmp_path / "out" / "report.html").read_text()
+    assert cgd(*defend_arguments(world, tmp_path / "out", "--force")).code == 0
+    assert not result(tmp_path / "out")["untouched"]
+    assert result(tmp_path / "out")["unlearning"]["passes"] > 0
+
+
 def test_the_own_checkpoint_can_be_the_suspect(
     cgd: Run, world: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -191,6 +207,44 @@ def test_a_plain_state_dict_with_its_architecture_is_a_model(
     refuse(cgd(*arguments[:-1], tmp_path / "o", *guide, *other), tmp_path / "o")
 
 
+def test_a_reused_scan_brings_its_settings_along(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    guide = f"classifier:{world['guide']}"
+    scan = ("scan", world["poisoned"], "--guide", guide, "--preset", "released")
+    assert cgd(*scan, "--out", tmp_path / "scan").code == 0
+    start = ("defend", world["poisoned"], "--model", world["victim"])
+    for run, reused in (("first", "scan"), ("second", "first")):
+        answer = cgd(*start, "--scan", tmp_path / reused, "--out", tmp_path / run)
+        assert answer.code == 0, answer.err
+        config = json.loads((tmp_path / run / "config.json").read_text())
+        assert (config["guide"], config["preset"], config["scale"]) == (guide, "released", 1)
+
+
+def test_another_guide_in_the_same_file_is_another_run(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "scores.npy"
+    arguments = ("scan", world["poisoned"], "--guide", f"scores:{path}", "--out", tmp_path / "out")
+    for seed, code in ((0, 0), (0, 0), (1, 2)):
+        np.save(path, np.random.default_rng(seed).normal(size=(120, 3)).astype(np.float32))
+        answer = cgd(*arguments)
+        assert answer.code == code, answer.err
+    assert "guide_content" in answer.err
+
+
+def test_a_report_of_renamed_classes_can_be_written_again(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "names.json").write_text(json.dumps({"blue": "sky", "red": "rose"}))
+    np.save(tmp_path / "s.npy", np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32))
+    names = ("--names", tmp_path / "names.json", "--guide", f"scores:{tmp_path / 's.npy'}")
+    assert cgd("scan", world["photos"], *names, "--out", tmp_path / "out").code == 0
+    answer = cgd("report", tmp_path / "out", "--data", world["photos"])
+    assert answer.code == 0, answer.err
+    assert cgd("report", tmp_path / "out", "--data", world["test"]).code == 2
+
+
 def test_evaluate_measures_a_trained_model(cgd: Run, world: dict[str, Path]) -> None:
     answer = cgd(
         "evaluate", world["victim"], "--test", world["test"], "--attack", world["poisoned"]
@@ -198,7 +252,10 @@ def test_evaluate_measures_a_trained_model(cgd: Run, world: dict[str, Path]) -> 
     assert answer.code == 0, answer.err
     assert "clean accuracy" in answer.out
     assert "attack success rate" in answer.out
-    assert result(world["victim"])["before"]["asr"] is not None
+    measured = result(world["victim"])["before"]["asr"]
+    assert measured is not None
+    assert cgd("evaluate", world["victim"], "--test", world["test"]).code == 0
+    assert result(world["victim"])["before"]["asr"] == measured
 
 
 def test_attack_list_names_every_attack(cgd: Run) -> None:
@@ -320,6 +377,7 @@ def test_a_pickled_checkpoint_is_refused_and_not_run(
         ("attack", "sig", "PHOTOS", "--rate", "0.5"),
         ("train", "PHOTOS", "--arch", "nonsense"),
         ("train", "PHOTOS", "--device", "tpu"),
+        ("train", "PHOTOS", "--attack", "PHOTOS"),
         ("scan", "PHOTOS", "--guide", "nonsense"),
         ("scan", "PHOTOS", "--guide", "demo", "--preset", "nonsense"),
         ("scan", "PHOTOS", "--guide", "demo", "--suspect", "nonsense"),

@@ -3,6 +3,7 @@
 from collections import Counter
 from fractions import Fraction
 from itertools import chain
+from statistics import median
 
 import numpy as np
 import pytest
@@ -197,8 +198,9 @@ def test_which_samples_are_shown_once_more_is_drawn_anew() -> None:
 def slow_concentration(score: list[float], labels: list[int], top: int) -> list[float]:
     """Each class's part of the `top` highest scores, as if classes were equally large."""
     first = sorted(range(len(score)), key=lambda row: -score[row])[:top]
-    caught = Counter(labels[row] for row in first)
-    shares = [caught[c] / labels.count(c) for c in range(max(labels) + 1)]
+    caught, samples = Counter(labels[row] for row in first), Counter(labels)
+    least = median(samples.values()) / 2
+    shares = [caught[c] / max(samples[c], least) for c in range(max(labels) + 1)]
     return [share / sum(shares) for share in shares]
 
 
@@ -216,6 +218,13 @@ def test_concentration_is_the_largest_part_of_the_top_scores(
     part, number = concentration(ranks, labels, top)
     assert part == pytest.approx(max(parts))
     assert parts[number] == pytest.approx(max(parts))
+
+
+def test_two_odd_images_of_a_rare_class_do_not_stand_out() -> None:
+    labels = np.append(np.arange(4000) % 10, [10, 10, 10])
+    guide, suspect = np.random.default_rng(1).uniform(0.01, 1, (2, 4003))
+    guide[-2:], suspect[-2:] = 1.0, 0.001
+    assert concentration(map_of(guide, suspect), labels)[0] < 0.5
 
 
 def test_poison_of_one_class_stands_out_and_honest_mistakes_do_not() -> None:

@@ -20,7 +20,7 @@ app = typer.Typer(
 
 Data = Annotated[str, typer.Argument(help="The untrusted data; see `cgd --help`.", metavar="DATA")]
 Out = Annotated[Path, typer.Option(help="Run folder; the same command continues a killed run.")]
-Seed = Annotated[int, typer.Option(help="Fixes every random choice.")]
+Seed = Annotated[int, typer.Option(help="Fixes every random choice.", min=0)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Size = Annotated[
     int | None,
@@ -102,7 +102,8 @@ def attack(
 ) -> None:
     """Poison a data set, to try defences on.
 
-    Writes data.parquet (the poisoned data), poison.json (the ground truth) and the trigger.
+    Writes data.parquet (the poisoned data, at the size at which it is used, see --size),
+    poison.json (the ground truth) and the trigger.
 
     Example: cgd attack badnets photos/ --rate 0.05 --target 0 --set patch=4 --out poisoned
     """
@@ -192,7 +193,10 @@ def defend(
     suspect: SuspectName = None,
     arch: CheckpointArch = None,
     scan: Annotated[
-        Path | None, typer.Option(help="Run folder of `cgd scan` of the same data, to reuse.")
+        Path | None,
+        typer.Option(
+            help="Run folder of `cgd scan` of the same data, to reuse with its guide and preset."
+        ),
     ] = None,
     scale: Scale = None,
     template: Template = None,
@@ -301,7 +305,9 @@ def _exit_code(run: Callable[[], Any]) -> int:
     try:
         run()
     except InputError as error:
-        print(f"cgd: {error}", file=sys.stderr)
+        from cgd.report.text import plain
+
+        print(f"cgd: {plain(error, 2000)}", file=sys.stderr)
         return 2
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

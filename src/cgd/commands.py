@@ -12,7 +12,7 @@ from cgd import attacks, pipeline, runs
 from cgd.data import ImageData, load
 from cgd.errors import InputError
 from cgd.evaluation import Evaluation, effectiveness
-from cgd.files import read_json, write_json, write_text
+from cgd.files import copy_file, read_json, write_json, write_text
 from cgd.inputs import ModelOptions, ScanOptions, Source, TrialOptions
 from cgd.models import Classifier, ModelCard, build, load_model, save_model
 from cgd.presets import get_preset
@@ -123,15 +123,19 @@ def defend(
     trial: TrialOptions,
 ) -> None:
     """`cgd defend`: scan, unlearn, measure."""
+    if scan_run:
+        options = options.of_run(scan_run)
     options.check()
     data, device = source.load(model.size), source.device
     victim = model.open(data)
     opened = trial.open(victim, source.names, source.data)
     settings = {**source.settings(data), **options.settings(), "model": str(model.path)}
-    settings |= {"flip": flip, "force": force, "scan": str(scan_run) if scan_run else None}
+    settings |= {"model_content": model.content, "arch_of_model": model.arch}
+    settings |= {"flip": flip, "scan": str(scan_run) if scan_run else None}
     with runs.run_folder(out, "defend", settings):
         if scan_run:
             found = runs.read_scan(scan_run, data)
+            copy_file(scan_run / runs.GUIDE_LOGITS, out / runs.GUIDE_LOGITS)
         else:
             found = _scanned(source, out, options, data, victim)
     runs.write_scan(out, data, found)
@@ -143,7 +147,7 @@ def defend(
         seed=source.seed,
         device=device,
     )
-    repaired, story = _repaired(out, len(data), lambda: unlearn(victim, data, found))
+    repaired, story = _repaired(out, len(data), force, lambda: unlearn(victim, data, found))
 
     before, after = opened.measure(victim, device), opened.measure(repaired, device)
     record = {
@@ -181,12 +185,14 @@ def _scanned(
 
 
 def _repaired(
-    out: Path, samples: int, unlearn: Callable[[], Repair]
+    out: Path, samples: int, force: bool, unlearn: Callable[[], Repair]
 ) -> tuple[Classifier, dict[str, Any]]:
     """Unlearn, unless that was done before; tell how it went."""
     path = out / "unlearning.json"
     if path.is_file() and (out / "model.safetensors").is_file():
-        return load_model(out), read_json(path)
+        story = read_json(path)
+        if story["held_out_accuracy"] or not force:
+            return load_model(out), story
     start = time.perf_counter()
     repair = unlearn()
     save_model(out, repair.model)
@@ -207,7 +213,9 @@ def evaluate(run: Path, trial: TrialOptions, names: Path | None, device: str) ->
     path = run / "result.json"
     record = read_json(path) if path.is_file() else runs.evaluation_record(None, None, None)
     repaired = (run / "unlearning.json").is_file()
-    record["after" if repaired else "before"] = asdict(measured)
+    side = "after" if repaired else "before"
+    told = {key: value for key, value in asdict(measured).items() if value is not None}
+    record[side] = {**record[side], **told}
     record["der"] = effectiveness(Evaluation(**record["before"]), Evaluation(**record["after"]))
     write_json(path, record)
     print(f"{run}{in_words(measured)}")
@@ -217,6 +225,8 @@ def report(run: Path, source: str | None) -> None:
     """`cgd report`: write the report of a run again."""
     config = read_json(run / "config.json")
     data = load(source, size=config.get("size")) if source else None
+    if data:  # The run may have renamed them.
+        data = replace(data, classes=tuple(config.get("classes", data.classes)))
     if data and data.fingerprint != config.get("fingerprint"):
         raise InputError(f"{source}: not the data of {run}; name the data it was made from")
     print(write_report(run, data))

@@ -104,6 +104,7 @@ def run_demo(out: Path, *, seed: int = 0, device: torch.device | None = None) ->
     record |= scan_record(data, found)
     record["seconds"] = {"victim": victim_seconds, **found.seconds, "unlearning": repair_seconds}
     record["epochs_equivalent"] = found.passes + repaired.images / len(data)
+    write_json(out / "unlearning.json", {"held_out_accuracy": repaired.held_out_accuracy})
     write_json(out / "result.json", record)
     print_before_after(before, after)
     return write_report(out, data)

@@ -1,7 +1,7 @@
 """What the options of a command name, opened and checked."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from cgd import attacks
 from cgd.data import ImageData, load
 from cgd.errors import InputError
 from cgd.evaluation import Evaluation, evaluate, ground_truth
-from cgd.files import read_json
+from cgd.files import content_hash, read_json
 from cgd.guides import Guide, open_guide
 from cgd.models import Classifier, ModelCard, load_checkpoint, load_model
 from cgd.pipeline import Scan, check_fit
@@ -84,10 +84,26 @@ class ScanOptions:
                 f"suspect {self.suspect!r} is unknown; use {', '.join(SUSPECTS)} or {OWN}"
             )
 
+    def of_run(self, scan_run: Path) -> "ScanOptions":
+        """Return the options that a scan was made with.
+
+        Raises:
+            InputError: the folder holds no scan.
+        """
+        config = read_json(scan_run / "config.json")
+        try:
+            there = {field.name: config[field.name] for field in fields(self)}
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{scan_run}: not a run of cgd scan or cgd defend") from error
+        return replace(self, **{**there, "templates": tuple(there["templates"])})
+
     def settings(self) -> dict[str, Any]:
-        """Return the options as they are written to `config.json`."""
+        """Return the options as they are written to `config.json`, with the content of the guide's
+        files."""
         scale = get_preset(self.preset).scale if self.scale is None else self.scale
-        return {**asdict(self), "scale": scale}
+        files = self.guide.partition(":")[2].partition("?map=")
+        content = [content_hash(Path(name)) for name in (files[0], files[2]) if name]
+        return {**asdict(self), "scale": scale, "guide_content": content}
 
     def open_guide(self, device: torch.device) -> Guide:
         """Open the guide."""
@@ -133,6 +149,8 @@ class TrialOptions:
         """Load the test images at the model's size, and the attack: its own run folder's or that
         of the data."""
         if self.test is None:
+            if self.attack_run:
+                raise InputError("--attack needs --test, the clean images to put the trigger on")
             return Trial()
         test = load_named(self.test, model.card.size, names)
         check_fit(model, test)
@@ -151,6 +169,11 @@ class ModelOptions:
 
     path: Path
     arch: str | None
+
+    @property
+    def content(self) -> str | None:
+        """Hash of the weights."""
+        return content_hash(self.path)
 
     @property
     def size(self) -> int | None:
@@ -182,8 +205,10 @@ def load_named(source: str, size: int | None, names: Path | None) -> ImageData:
         InputError: the data or the file cannot be used.
     """
     mapping = read_json(names) if names else None
-    if mapping is not None and not isinstance(mapping, Mapping):
-        raise InputError(f"{names}: must be a JSON object {{code: name}}")
+    if mapping is not None and not (
+        isinstance(mapping, Mapping) and all(isinstance(name, str) for name in mapping.values())
+    ):
+        raise InputError(f"{names}: must be a JSON object {{code: name}}, both strings")
     return load(source, size=size, names=mapping)
 
 

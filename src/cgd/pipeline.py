@@ -93,7 +93,7 @@ def scan(
         split=settings.split(ranks),
         guide_logits=logits,
         seconds={"guide": guide_seconds, "suspect": suspect_seconds},
-        passes=_passes(recipe),
+        passes=0.0 if isinstance(recipe, Classifier) else recipe.passes(len(data)),
         fingerprint=data.fingerprint,
     )
 
@@ -175,7 +175,7 @@ def check_fit(model: Classifier, data: ImageData) -> None:
     """Make sure that a model can be fed with the data.
 
     Raises:
-        InputError: size or number of classes differ.
+        InputError: the size, or the number or order of the classes, differ.
     """
     card = model.card
     if data.size != card.size:
@@ -187,6 +187,11 @@ def check_fit(model: Classifier, data: ImageData) -> None:
         raise InputError(
             f"{data.source}: {len(data.classes)} classes, but the model has {len(card.classes)}; "
             "use a model that was trained on these classes"
+        )
+    if data.classes != card.classes and sorted(data.classes) == sorted(card.classes):
+        raise InputError(
+            f"{data.source}: has the classes of the model in another order; "
+            f"number them as the model does: {', '.join(card.classes[:5])}, ..."
         )
 
 
@@ -204,12 +209,6 @@ def _asked(guide: Guide, data: ImageData) -> Tensor:
             f"{len(data.classes)} classes; use a guide that knows these classes"
         )
     return logits
-
-
-def _passes(suspect: SuspectRecipe | Classifier) -> float:
-    if isinstance(suspect, Classifier):
-        return 0.0
-    return suspect.training.epochs * suspect.runs * max(1, suspect.folds - 1)
 
 
 def _kept(folder: Path | None, name: str, compute: Callable[[], Tensor]) -> tuple[Tensor, float]:

@@ -22,6 +22,7 @@ from cgd.pipeline import GUIDE_SCALE, Scan
 from cgd.split import Split
 
 ROWS_PER_GROUP = 65536
+GUIDE_LOGITS = "guide.safetensors"
 
 
 @contextmanager
@@ -131,7 +132,7 @@ def read_scan(folder: Path, data: ImageData) -> Scan:
     rows = [np.flatnonzero(part == name) for name in ("clean", "triggered", "unused")]
     result = read_json(folder / "result.json")
     unlearning = result.get("unlearning", {}).get("passes", 0.0)
-    stored = read_tensors(folder / "guide.safetensors")["logits"]
+    stored = read_tensors(folder / GUIDE_LOGITS)["logits"]
     return Scan(
         map=EntropyMap(guide_label=table["guide_label"].to_numpy(), **axes),
         split=Split(*rows),

@@ -96,9 +96,27 @@ def concentration(
         the number of the class.
     """
     first = np.argsort(-ranks.poison_score, kind="stable")[: max(20, round(top * len(labels)))]
-    samples = np.bincount(labels)
-    caught = np.bincount(labels[first], minlength=len(samples)) / np.maximum(1, samples)
-    return float(caught.max() / caught.sum()), int(caught.argmax())
+    shares = class_shares(labels, first, int(labels.max()) + 1)
+    return float(shares.max() / shares.sum()), int(shares.argmax())
+
+
+def class_shares(labels: NDArray[np.int64], rows: Rows, classes: int) -> NDArray[np.float64]:
+    """Share of each class's samples that is among `rows`.
+
+    A class with less than half the median number of samples counts as if it had so many: one or two
+    odd images of a rare class are no sign of anything.
+
+    Args:
+        labels: int64 [n].
+        rows: the chosen row numbers.
+        classes: number of classes.
+
+    Returns:
+        float64 [classes].
+    """
+    samples = np.bincount(labels, minlength=classes)
+    least = np.median(samples[samples > 0]) / 2
+    return np.bincount(labels[rows], minlength=classes) / np.maximum(samples, least)
 
 
 def balanced_order(labels: NDArray[np.int64], generator: np.random.Generator) -> Rows:

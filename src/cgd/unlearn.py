@@ -22,7 +22,7 @@ from cgd.errors import InputError
 from cgd.metrics import accuracy
 from cgd.models import Classifier
 from cgd.progress import track
-from cgd.split import Split, balanced_order
+from cgd.split import Split, balanced_order, class_shares
 from cgd.training import (
     augment,
     autocast,
@@ -116,7 +116,7 @@ class Unlearning:
         weigh_classes: count each triggered sample by how over-represented its given label is.
         weight_decay: L2 penalty.
         tolerance: stop, and go back one round, when the held-out accuracy falls by more than so
-            many points below the best of the rounds.
+            many points below the best of the rounds, or to half of what it was before them.
         flip: mirror images at random; wrong for signs, digits and other images with a direction.
     """
 
@@ -236,8 +236,9 @@ def unlearn(
         loss_of = partial(objective, generator=seeded(seed, number))
         run_steps(batches, loss_of, optimizer, schedule, (number - 1) * steps)
         accuracies.append(held_out_accuracy())
-        # The model that came in was trained on these samples, so round 0 is no yardstick.
-        if accuracies[-1] < max(accuracies[1:]) - recipe.tolerance:
+        # The model that came in was trained on these samples, so round 0 is but a rough yardstick.
+        fell = accuracies[-1] < max(accuracies[1:]) - recipe.tolerance
+        if fell or accuracies[-1] < accuracies[0] / 2:
             break
         best, kept = copy.deepcopy(model.state_dict()), number
     model.load_state_dict(best)
@@ -293,7 +294,7 @@ def trigger_residual(data: ImageData, split: Split, guide_logits: Tensor) -> Ten
     """
     labels = data.labels.numpy()
     classes = len(data.classes)
-    share = triggered_shares(data, split)
+    share = class_shares(labels, split.triggered, classes)
     rows = split.triggered[labels[split.triggered] == share.argmax()]
     means = _class_means(data.images, labels, split.clean, classes)
     seen_as = guide_logits.argmax(1)[rows]
@@ -308,16 +309,8 @@ def class_weights(data: ImageData, split: Split) -> Tensor:
     Returns:
         float32 [classes], in 0..1.
     """
-    shares = triggered_shares(data, split)
+    shares = class_shares(data.labels.numpy(), split.triggered, len(data.classes))
     return torch.from_numpy(shares / shares.max()).float()
-
-
-def triggered_shares(data: ImageData, split: Split) -> NDArray[np.float64]:
-    """Share of each class's samples that is in the triggered part: float64 [classes]."""
-    labels = data.labels.numpy()
-    classes = len(data.classes)
-    of_class = np.bincount(labels, minlength=classes)
-    return np.bincount(labels[split.triggered], minlength=classes) / np.maximum(1, of_class)
 
 
 def _class_means(

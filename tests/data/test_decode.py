@@ -118,7 +118,7 @@ def test_fast_jpeg_decoding_is_close_to_full_decoding() -> None:
 
 
 @settings(deadline=None, max_examples=40)
-@given(width=st.integers(1, 60), height=st.integers(1, 60), side=st.integers(1, 40))
+@given(width=st.integers(4, 60), height=st.integers(4, 60), side=st.integers(1, 40))
 def test_shrinking_follows_torchvision(width: int, height: int, side: int) -> None:
     from torchvision.transforms.functional import resize
 
@@ -206,3 +206,13 @@ def test_damage_gives_pixels_or_a_reason(
         except Unusable:
             return
     assert pixels.shape == (3, 6, 6)
+
+
+@pytest.mark.parametrize("size", [(9000, 20), (20, 9000)])
+def test_of_a_long_strip_the_middle_is_kept(size: tuple[int, int]) -> None:
+    image = Image.new("RGB", size)
+    middle = tuple(side // 2 for side in size)
+    image.putpixel(middle, (255, 255, 255))
+    shape = decode_shrunk(encoded(image), 20).shape
+    assert shape == (3, *(min(side, 320) for side in reversed(size)))
+    assert decode_shrunk(encoded(image), 20).max() == 255

@@ -128,10 +128,9 @@ def poison(
     _check(data, rate, target)
     rows = _draw(data, attack, rate, target, np.random.default_rng(seed))
     chosen = torch.from_numpy(rows)
-    images, keys = data.images.clone(), data.keys.copy()
+    images = data.images.clone()
     if attack.family != "clean-image":
         images[chosen] = attack.trigger(images[chosen])
-        keys[rows] = content_keys(images[chosen])
     new_labels = data.labels.clone()
     new_labels[chosen] = target
     manifest = Manifest(
@@ -148,7 +147,8 @@ def poison(
         data,
         images=images,
         labels=new_labels,
-        keys=keys,
+        # Of what is there now: the originals' keys would tell poison from the rest.
+        keys=content_keys(images),
         index=np.arange(len(data)),
         originals=None,
     )

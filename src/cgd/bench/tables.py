@@ -64,6 +64,7 @@ class _Column:
 
 
 COLUMNS = (
+    _Column("guide", lambda cell: cell.get("guide_accuracy")),
     _Column("CA", lambda cell: cell["ca"]),
     _Column("change", lambda cell: cell["ca_change"]),
     _Column("ASR", lambda cell: cell["asr"]),

@@ -25,6 +25,7 @@ from cgd.errors import InputError
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000
+MAX_ASPECT = 16
 REDUCING_GAP = 2.0
 
 
@@ -64,6 +65,8 @@ def decode_square(encoded: bytes, size: int) -> tuple[NDArray[np.uint8], tuple[i
 def decode_shrunk(encoded: bytes, side: int) -> NDArray[np.uint8]:
     """Decode an image and shrink it, aspect kept, until its short side is at most `side` pixels.
 
+    Of a strip longer than 16:1, only the middle is kept: strips would fill the memory.
+
     Returns:
         uint8 [3, h, w]; the long side is rounded down, as torchvision's Resize does.
 
@@ -72,6 +75,7 @@ def decode_shrunk(encoded: bytes, side: int) -> NDArray[np.uint8]:
     """
     with _reasons():
         image = _open(encoded)
+        image = _without_ends(image)
         short, long = sorted(image.size)
         if short <= side:
             return _pixels(image, image.size)
@@ -134,6 +138,15 @@ def _open(encoded: bytes) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise Unusable(f"more than {MAX_PIXELS} pixels")
     return image
+
+
+def _without_ends(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    longest = MAX_ASPECT * min(width, height)
+    if max(width, height) <= longest:
+        return image
+    left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
+    return image.crop((left, top, left + min(width, longest), top + min(height, longest)))
 
 
 def _pixels(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
