@@ -282,3 +282,21 @@ def test_predict_equals_one_image_at_a_time(
     assert model.training == was_training
     after = model.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_dropout_follows_the_seed_too(toy_data: DataMaker) -> None:
+    data = toy_data(40, size=32)
+
+    def weights(seed: int) -> list[Tensor]:
+        card = ModelCard("torchvision:mobilenet_v3_small", data.classes, 32)
+        model = build(card, seed=0)
+        train(model, data.images, data.labels, Recipe(epochs=1, batch=20), seed=seed, device=CPU)
+        return list(model.state_dict().values())
+
+    torch.manual_seed(1)
+    first, state = weights(3), torch.get_rng_state()
+    torch.manual_seed(2)
+    second = weights(3)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    torch.manual_seed(1)
+    assert torch.equal(torch.get_rng_state(), state)

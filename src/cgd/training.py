@@ -5,6 +5,7 @@ up there too, so that nothing waits for the host inside an epoch.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -104,6 +105,14 @@ def seeded(*numbers: int) -> Generator:
     for number in numbers:
         state = (state * 6364136223846793005 + number + 1442695040888963407) % 2**63
     return torch.Generator().manual_seed(state)
+
+
+@contextmanager
+def seeded_layers(seed: int, device: torch.device) -> Iterator[None]:
+    """Let dropout and the like draw from `seed`; the global generators are left as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def to_device(images: Tensor, device: torch.device) -> Tensor:
@@ -272,7 +281,8 @@ def train(
                 return F.cross_entropy(model(batch).float(), labels[rows.to(device)])
 
         batches = shuffled_batches(len(labels), batch_size, generator)
-        mean_loss = run_steps(batches, loss_of, optimizer, schedule, epoch * steps)
+        with seeded_layers(generator.initial_seed(), device):
+            mean_loss = run_steps(batches, loss_of, optimizer, schedule, epoch * steps)
         if not mean_loss < float("inf"):
             raise InputError(
                 f"{label}: the loss became {mean_loss} in epoch {epoch + 1}; lower --lr"

@@ -32,6 +32,7 @@ from cgd.training import (
     predict,
     run_steps,
     seeded,
+    seeded_layers,
     take,
     to_device,
 )
@@ -233,8 +234,10 @@ def unlearn(
     for number in track(range(1, recipe.rounds + 1), "unlearning"):
         model.train()
         batches = _batches(labels, seen, split.triggered, recipe, steps, seed + number)
-        loss_of = partial(objective, generator=seeded(seed, number))
-        run_steps(batches, loss_of, optimizer, schedule, (number - 1) * steps)
+        generator = seeded(seed, number)
+        with seeded_layers(generator.initial_seed(), device):
+            loss_of = partial(objective, generator=generator)
+            run_steps(batches, loss_of, optimizer, schedule, (number - 1) * steps)
         accuracies.append(held_out_accuracy())
         # The model that came in was trained on these samples, so round 0 is but a rough yardstick.
         fell = accuracies[-1] < max(accuracies[1:]) - recipe.tolerance

@@ -237,3 +237,12 @@ def test_a_truncated_weights_file_is_named(tmp_path: Path) -> None:
         (tmp_path / "model.safetensors").write_bytes(whole[:length])
         with pytest.raises(InputError, match=r"model\.safetensors: not a safetensors file"):
             load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arch", "size"),
+    [("torchvision:alexnet", 32), ("torchvision:vit_b_16", 32), ("torchvision:raft_small", 32)],
+)
+def test_an_architecture_that_cannot_take_the_images_is_refused(arch: str, size: int) -> None:
+    with pytest.raises(InputError, match=f"model '{arch}': "):
+        build(ModelCard(arch, ("cat", "dog"), size))

@@ -64,7 +64,7 @@ def build(card: ModelCard, *, seed: int = 0) -> Classifier:
     """Build a classifier with random weights.
 
     Raises:
-        InputError: the architecture is unknown.
+        InputError: the architecture is unknown or does not take images of this size.
 
     >>> model = build(ModelCard("small_resnet", ("cat", "dog"), 16))
     >>> model(torch.zeros(1, 3, 16, 16, dtype=torch.uint8)).shape
@@ -72,8 +72,26 @@ def build(card: ModelCard, *, seed: int = 0) -> Classifier:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = _network(card.arch, len(card.classes))
-    return Classifier(net, card)
+        model = Classifier(_network(card.arch, len(card.classes)), card)
+    _try_out(model)
+    return model
+
+
+def _try_out(model: Classifier) -> None:
+    """Make sure that the network takes images of this size and gives a logit a class."""
+    card = model.card
+    images = torch.zeros(2, 3, card.size, card.size, dtype=torch.uint8)
+    try:
+        with torch.inference_mode():
+            logits = model.eval()(images)
+    except Exception as error:  # networks fail in any way on sizes that they do not expect
+        raise InputError(
+            f"model {card.arch!r}: does not take images of {card.size} pixels "
+            f"({_first_line(error)}); choose another --size or --arch"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.shape != (2, len(card.classes)):
+        raise InputError(f"model {card.arch!r}: is no image classifier; {_REMEDY}")
+    model.train()
 
 
 def _network(arch: str, classes: int) -> nn.Module:
@@ -93,7 +111,7 @@ def _network(arch: str, classes: int) -> nn.Module:
 
             net = timm.create_model(name, num_classes=classes)
             return net
-    except (KeyError, ValueError, RuntimeError, ImportError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, ImportError) as error:
         raise InputError(f"model {arch!r}: {_first_line(error)}; {_REMEDY}") from error
     raise InputError(f"model {arch!r} is unknown; {_REMEDY}")
 
