@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +17,6 @@ import torch
 from PIL import Image
 
 from cgd import cli
-from cgd.presets import PRESETS
-from cgd.suspect import SHORT
 
 CLASSES = ("blue", "green", "red")
 
@@ -46,14 +43,6 @@ def cgd(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> R
         return Answer(int(stop.value.code or 0), said.out, said.err)
 
     return run
-
-
-@pytest.fixture(autouse=True)
-def brief_suspect(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three epochs, however small the data: what the suspect thinks does not matter here."""
-    training = replace(SHORT.training, least_steps=0)
-    preset = replace(PRESETS["default"], suspect=replace(SHORT, training=training))
-    monkeypatch.setitem(PRESETS, "default", preset)
 
 
 def paint(folder: Path, per_class: int, seed: int) -> Path:

@@ -151,4 +151,4 @@ def test_poison_is_learned_before_the_rest(toy_data: DataMaker, recipe: SuspectR
     doubt = -chances.gather(1, data.labels[:, None]).log().squeeze(1)
     is_poison = torch.zeros(600, dtype=torch.bool)
     is_poison[manifest.poison] = True
-    assert doubt[is_poison].median() < doubt[~is_poison].median() / 2
+    assert doubt[is_poison].median() < doubt[~is_poison].quantile(0.1)

@@ -93,7 +93,7 @@ def scan(
         split=settings.split(ranks),
         guide_logits=logits,
         seconds={"guide": guide_seconds, "suspect": suspect_seconds},
-        passes=0.0 if isinstance(recipe, Classifier) else recipe.passes(len(data)),
+        passes=0.0 if isinstance(recipe, Classifier) else recipe.passes,
         fingerprint=data.fingerprint,
     )
 

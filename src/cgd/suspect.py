@@ -28,10 +28,10 @@ class SuspectRecipe:
     runs: int = 1
     folds: int = 0
 
-    def passes(self, n: int) -> float:
-        """Passes over a data set of `n`, with gradients."""
-        seen = n - n // self.folds if self.folds else n
-        return self.training.epochs_for(seen) * self.runs * max(1, self.folds - 1)
+    @property
+    def passes(self) -> float:
+        """Passes over the data, with gradients."""
+        return self.training.epochs * self.runs * max(1, self.folds - 1)
 
 
 RELEASED = SuspectRecipe(
@@ -52,7 +52,6 @@ RELEASED = SuspectRecipe(
 SHORT = SuspectRecipe(
     Recipe(
         epochs=3,
-        least_steps=450,
         batch=128,
         lr=1e-3,
         optimizer="adam",
@@ -61,7 +60,7 @@ SHORT = SuspectRecipe(
         flip=False,
     )
 )
-"""One run of three epochs; more on a small data set, as a trigger takes some hundred steps."""
+"""One run of three epochs."""
 
 OUT_OF_FOLD = SuspectRecipe(SHORT.training, folds=3)
 """Each sample is judged by a model that has not seen it."""

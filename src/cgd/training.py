@@ -28,7 +28,6 @@ class Recipe:
 
     Attributes:
         epochs: passes over the data.
-        least_steps: more passes are made over a small data set, until so many steps are taken.
         batch: images a step.
         min_steps: with fewer steps an epoch, batches are made smaller, down to 16 images: a small
             data set needs enough steps more than it needs large batches.
@@ -42,7 +41,6 @@ class Recipe:
     """
 
     epochs: int = 12
-    least_steps: int = 0
     batch: int = 128
     min_steps: int = 50
     lr: float = 0.1
@@ -59,19 +57,6 @@ class Recipe:
         (128, 20, 8)
         """
         return min(self.batch, max(16, n // self.min_steps if self.min_steps else n))
-
-    def steps_for(self, n: int) -> int:
-        """Steps of a pass over a data set of `n`."""
-        return -(-n // self.batch_for(n))
-
-    def epochs_for(self, n: int) -> int:
-        """Passes over a data set of `n`.
-
-        >>> recipe = Recipe(epochs=3, least_steps=450)
-        >>> recipe.epochs_for(20_000), recipe.epochs_for(1_000)
-        (3, 9)
-        """
-        return max(self.epochs, -(-self.least_steps // self.steps_for(n)))
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -265,12 +250,12 @@ def train(
     images, labels = to_device(images, device), labels.to(device)
     optimizer = make_optimizer(model, recipe)
     batch_size = recipe.batch_for(len(labels))
-    steps, epochs = recipe.steps_for(len(labels)), recipe.epochs_for(len(labels))
+    steps = -(-len(labels) // batch_size)
     schedule = None
     if recipe.schedule == "one_cycle":
-        schedule = one_cycle(recipe.lr, epochs * steps)
+        schedule = one_cycle(recipe.lr, recipe.epochs * steps)
     first = _restore(checkpoint, model, optimizer) if checkpoint else 0
-    for epoch in track(range(first, epochs), label):
+    for epoch in track(range(first, recipe.epochs), label):
         model.train()
         generator = seeded(seed, epoch)
 
