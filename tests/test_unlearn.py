@@ -313,7 +313,7 @@ def test_a_round_ends_with_its_passes_over_the_balanced_clean_part(
     labels = scene.data.labels.numpy()
     of_class = [scene.split.clean[labels[scene.split.clean] == c] for c in range(3)]
     clean = np.sort(np.concatenate([of_class[0][:16], of_class[1][:16], of_class[2][:110]]))
-    recipe = replace(BRIEF, rounds=2, steps=limit, passes=passes, tolerance=100.0)
+    recipe = replace(BRIEF, rounds=2, steps=limit, passes=passes, tolerance=100.0, lr=1e-6)
     scene.repair(recipe, split=replace(scene.split, clean=clean))
     largest = np.bincount(labels[np.unique(torch.cat(seen.clean))]).max()
     whole = math.ceil(passes * 3 * largest / SMALL["clean_batch"])
