@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from cgd.entropy import entropy_map, label_entropy, ranks
+from cgd.entropy import entropy_map, label_entropy, match_frequencies, ranks
 from cgd.errors import InputError
 
 INFINITY = math.inf
@@ -38,6 +38,38 @@ def slow_entropies(logits: NDArray[np.float64], labels: NDArray[np.int64]) -> li
         total = math.fsum(math.exp(score - top) for score in row)
         found.append(top + math.log(total) - row[label])
     return found
+
+
+@given(scored_labels())
+@settings(max_examples=50, deadline=None)
+def test_a_leaning_is_undone_as_a_plain_loop_does(
+    case: tuple[NDArray[np.float64], NDArray[np.int64]],
+) -> None:
+    logits, labels = case
+    mean = np.mean(
+        [
+            [
+                math.exp(-e)
+                for e in slow_entropies(np.repeat(row[None], len(row), 0), np.arange(len(row)))
+            ]
+            for row in logits
+        ],
+        axis=0,
+    )
+    expected = logits.copy()
+    for c, given_share in enumerate(np.bincount(labels, minlength=logits.shape[1]) / len(labels)):
+        if given_share:
+            expected[:, c] += math.log(given_share / max(mean[c], 1e-9 / len(labels)))
+    found = match_frequencies(torch.from_numpy(logits), torch.from_numpy(labels))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_suspect_that_leans_to_a_class_does_so_less() -> None:
+    labels = torch.arange(2000) % 4
+    leaning = noise(2000, 4, 3) + torch.tensor([0.0, 3.0, 0.0, -2.0])
+    before = (leaning.softmax(1).mean(0) - 0.25).abs().max()
+    after = (match_frequencies(leaning, labels).softmax(1).mean(0) - 0.25).abs().max()
+    assert after < before / 4
 
 
 def noise(n: int, classes: int, seed: int) -> torch.Tensor:

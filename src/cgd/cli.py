@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cgd.errors import InputError
+from cgd.text import plain
 
 app = typer.Typer(
     help="Find and undo backdoor poisoning in image data you did not collect.\n\n"
@@ -305,8 +306,6 @@ def _exit_code(run: Callable[[], Any]) -> int:
     try:
         run()
     except InputError as error:
-        from cgd.report.text import plain
-
         print(f"cgd: {plain(error, 2000)}", file=sys.stderr)
         return 2
     except OSError as error:

@@ -141,13 +141,16 @@ def defend(
     runs.write_scan(out, data, found)
     unlearn = partial(
         pipeline.repair,
+        victim,
+        data,
+        found,
         preset=options.preset,
         recipe=replace(get_preset(options.preset).unlearning, flip=flip),
         force=force,
         seed=source.seed,
         device=device,
     )
-    repaired, story = _repaired(out, len(data), force, lambda: unlearn(victim, data, found))
+    repaired, story = _repaired(out, len(data), force, unlearn)
 
     before, after = opened.measure(victim, device), opened.measure(repaired, device)
     record = {

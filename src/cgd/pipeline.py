@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cgd.data.dataset import ImageData
-from cgd.entropy import EntropyMap, entropy_map
+from cgd.entropy import EntropyMap, entropy_map, match_frequencies
 from cgd.errors import InputError
 from cgd.files import read_tensors, write_tensors
 from cgd.guides import DEFAULT_GUIDE, Guide, open_guide
@@ -86,6 +86,8 @@ def scan(
         return suspect_logits(data, recipe, arch=arch, seed=seed, device=device, folder=folder)
 
     judged, suspect_seconds = _kept(folder, "suspect", judge)
+    if settings.match_frequencies:
+        judged = match_frequencies(judged, data.labels)
     logits = raw * ((settings.scale if scale is None else scale) / GUIDE_SCALE)
     ranks = entropy_map(logits, judged, data.labels)
     return Scan(

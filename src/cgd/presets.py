@@ -16,6 +16,7 @@ class Preset:
     Attributes:
         scale: logit scale of the guide; 1 = raw cosines, 100 = as CLIP is trained.
         suspect: how the suspicious model is trained.
+        match_frequencies: undo the suspect's leaning towards some classes (see `cgd.entropy`).
         split: entropy map -> parts.
         unlearning: how the model is repaired.
         stands_out: repair only where one class holds at least this part of the most suspicious
@@ -24,14 +25,15 @@ class Preset:
 
     scale: float
     suspect: suspect.SuspectRecipe
+    match_frequencies: bool
     split: Callable[[EntropyMap], Split]
     unlearning: unlearn.Unlearning
     stands_out: float
 
 
 PRESETS = {
-    "released": Preset(1.0, suspect.RELEASED, released_split, unlearn.RELEASED, 0.0),
-    "default": Preset(100.0, suspect.SHORT, score_split, unlearn.RETARGET, 0.65),
+    "released": Preset(1.0, suspect.RELEASED, False, released_split, unlearn.RELEASED, 0.0),
+    "default": Preset(100.0, suspect.SHORT, True, score_split, unlearn.RETARGET, 0.65),
 }
 
 

@@ -114,7 +114,8 @@ class Unlearning:
         schedule: `constant`, or `one_cycle` over all rounds.
         transplanted: so many clean images a step are shown once more, with the common residual of
             the triggered part added and their own label.
-        weigh_classes: count each triggered sample by how over-represented its given label is.
+        weigh_classes: count each triggered sample by how over-represented its given label is (see
+            `class_weights`).
         weight_decay: L2 penalty.
         tolerance: stop, and go back one round, when the held-out accuracy falls by more than so
             many points below the best of the rounds, or to half of what it was before them.
@@ -305,7 +306,7 @@ def trigger_residual(data: ImageData, split: Split, guide_logits: Tensor) -> Ten
 
 
 def class_weights(data: ImageData, split: Split) -> Tensor:
-    """Weight of a class's triggered samples: its triggered share over the largest such share.
+    """Weight of a class's triggered samples: the square of its triggered share over the largest.
 
     Poison gathers in the attacker's class; samples that the guide merely misjudged do not.
 
@@ -313,7 +314,7 @@ def class_weights(data: ImageData, split: Split) -> Tensor:
         float32 [classes], in 0..1.
     """
     shares = class_shares(data.labels.numpy(), split.triggered, len(data.classes))
-    return torch.from_numpy(shares / shares.max()).float()
+    return torch.from_numpy((shares / shares.max()) ** 2).float()
 
 
 def _class_means(

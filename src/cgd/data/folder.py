@@ -8,8 +8,9 @@ import numpy as np
 
 from cgd.data.dataset import Skipped
 from cgd.data.decode import MAX_BYTES
-from cgd.data.listing import Listing, Stored, printable
+from cgd.data.listing import Listing, Stored
 from cgd.errors import InputError
+from cgd.text import printable
 
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",

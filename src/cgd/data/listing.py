@@ -1,6 +1,5 @@
 """What every source is, before decoding: labels, and encoded images in row order."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,9 +8,9 @@ from numpy.typing import NDArray
 
 from cgd.data.dataset import Skipped
 from cgd.errors import InputError
+from cgd.text import printable
 
 NAMED_IN_ERRORS = 5
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -126,15 +125,6 @@ def encode_labels(
     codes = {value: code for code, value in enumerate(found)}
     labels = np.array([codes[value] for value in values], dtype=np.int64)
     return labels, tuple(printable(str(value)) for value in found)
-
-
-def printable(name: str) -> str:
-    r"""Replace control characters and undecodable bytes, which could spoil a terminal or a file.
-
-    >>> printable("caf\udce9 \x1b[2J")
-    'caf? ?[2J'
-    """
-    return _UNPRINTABLE.sub("?", name)
 
 
 def _some(names: Sequence[str]) -> str:

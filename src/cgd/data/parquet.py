@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cgd.data.listing import Listing, Stored, encode_labels, printable
+from cgd.data.listing import Listing, Stored, encode_labels
 from cgd.errors import InputError
+from cgd.text import printable
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")

@@ -21,6 +21,7 @@ from cgd.guides.base import Guide, Request, check_classes, register
 from cgd.guides.cache import VectorCache, file_identity
 from cgd.guides.encoding import Encoder, encode
 from cgd.guides.preprocessing import Preprocessing
+from cgd.text import first_line
 
 OPTIONS = ("map", "size", "mean", "std")
 BATCH = 64
@@ -154,7 +155,7 @@ def open_onnx(request: Request) -> Guide:
         try:
             scores = session.run([output], {feed.name: images.cpu().numpy()})[0]
         except Exception as error:
-            raise InputError(f"{path}: cannot be run ({_first_line(error)})") from error
+            raise InputError(f"{path}: cannot be run ({first_line(error)})") from error
         return torch.from_numpy(scores)
 
     batch = feed.shape[0] if isinstance(feed.shape[0], int) else BATCH
@@ -202,11 +203,7 @@ def _session(path: Path, device: torch.device) -> Any:
         return onnxruntime.InferenceSession(path, options, providers=providers)
     # onnxruntime's exceptions share no base class.
     except Exception as error:
-        raise InputError(f"{path}: not a usable ONNX model ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: not a usable ONNX model ({first_line(error)})") from error
 
 
 def _input(session: Any, path: Path) -> Any:

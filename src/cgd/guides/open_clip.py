@@ -23,6 +23,7 @@ from cgd.guides.names import code_like, default_templates, readable
 from cgd.guides.preprocessing import Preprocessing
 from cgd.guides.prompts import fill
 from cgd.progress import say
+from cgd.text import first_line
 from cgd.training import autocast
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -129,10 +130,6 @@ def open_open_clip(request: Request) -> Guide:
     )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def _close(name: str, known: Sequence[str]) -> str:
     similar = get_close_matches(name, known, n=5, cutoff=0.4)
     return f"did you mean {', '.join(similar)}?" if similar else f"it has {', '.join(known[:8])}"
@@ -151,7 +148,7 @@ def _download(name: str, published: Mapping[str, Any]) -> Path:
         return Path(open_clip.download_pretrained(dict(published)))
     except Exception as error:
         raise InputError(
-            f"guide {name}: its weights cannot be downloaded ({_first_line(error)}); connect to "
+            f"guide {name}: its weights cannot be downloaded ({first_line(error)}); connect to "
             "the network, or name a local file of weights: open_clip:MODEL/FILE.safetensors"
         ) from error
 
@@ -218,7 +215,7 @@ def _load(
         ) from error
     except Exception as error:
         raise InputError(
-            f"{weights}: no usable weights of {model_name} ({_first_line(error)}); name the model "
+            f"{weights}: no usable weights of {model_name} ({first_line(error)}); name the model "
             "that they belong to"
         ) from error
     return model.eval()
@@ -232,7 +229,7 @@ def _tokenizer(model_name: str) -> Any:
         return open_clip.get_tokenizer(model_name)
     except Exception as error:
         raise InputError(
-            f"{model_name}: its tokenizer cannot be had ({_first_line(error)}); pip install "
+            f"{model_name}: its tokenizer cannot be had ({first_line(error)}); pip install "
             "transformers, and connect to the network once"
         ) from error
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cgd.errors import InputError
 from cgd.files import read_json, read_tensors, write_json, write_tensors
 from cgd.models.nets import PreActResNet18, SmallResNet
+from cgd.text import first_line
 
 OWN: dict[str, Callable[[int], nn.Module]] = {
     "tiny_resnet": partial(SmallResNet, width=8),
@@ -87,7 +88,7 @@ def _try_out(model: Classifier) -> None:
     except Exception as error:  # networks fail in any way on sizes that they do not expect
         raise InputError(
             f"model {card.arch!r}: does not take images of {card.size} pixels "
-            f"({_first_line(error)}); choose another --size or --arch"
+            f"({first_line(error)}); choose another --size or --arch"
         ) from error
     if not isinstance(logits, Tensor) or logits.shape != (2, len(card.classes)):
         raise InputError(f"model {card.arch!r}: is no image classifier; {_REMEDY}")
@@ -112,15 +113,11 @@ def _network(arch: str, classes: int) -> nn.Module:
             net = timm.create_model(name, num_classes=classes)
             return net
     except (KeyError, TypeError, ValueError, RuntimeError, ImportError) as error:
-        raise InputError(f"model {arch!r}: {_first_line(error)}; {_REMEDY}") from error
+        raise InputError(f"model {arch!r}: {first_line(error)}; {_REMEDY}") from error
     raise InputError(f"model {arch!r} is unknown; {_REMEDY}")
 
 
 _REMEDY = f"use one of {', '.join(OWN)}, torchvision:NAME or timm:NAME (pip install timm)"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def save_model(folder: Path, model: Classifier) -> None:

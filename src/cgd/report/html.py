@@ -11,10 +11,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from cgd.data.dataset import ImageData
 from cgd.errors import InputError
 from cgd.files import write_text
-from cgd.report import text
+from cgd.report import numbers
 from cgd.report.entropy_plot import entropy_plot
 from cgd.report.pictures import thumbnail
 from cgd.report.reading import PARTS, Result, Scores, read_config, read_result, read_scores
+from cgd.text import plain
 
 MOST_CLASSES = 100
 MOST_IMAGES = 48
@@ -22,7 +23,7 @@ MOST_SKIPPED = 20
 
 
 def _share(value: float) -> str:
-    return text.share(value, 1)
+    return numbers.share(value, 1)
 
 
 METRICS = (
@@ -43,8 +44,8 @@ TRUTH: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("average_precision", "Average precision of the poison score", "{:.3f}".format),
     ("triggered_precision", "Likely poisoned samples that are poison", _share),
     ("triggered_recall", "Poison that is among the likely poisoned", _share),
-    ("poison_in_clean", "Poisoned samples among the likely clean", text.number),
-    ("guide_accuracy", "True labels that the guide recognises", text.percent),
+    ("poison_in_clean", "Poisoned samples among the likely clean", numbers.number),
+    ("guide_accuracy", "True labels that the guide recognises", numbers.percent),
 )
 
 
@@ -97,8 +98,9 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("plain", "number", "percent", "share", "duration"):
-        environment.filters[name] = getattr(text, name)
+    environment.filters["plain"] = plain
+    for name in ("number", "percent", "share", "duration"):
+        environment.filters[name] = getattr(numbers, name)
     return environment.get_template("template.html")
 
 
@@ -130,7 +132,7 @@ def _parts(scores: Scores) -> dict[str, int]:
 
 
 def _class_name(classes: Sequence[Any], number: int) -> str:
-    return text.plain(classes[number], 60)
+    return plain(classes[number], 60)
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ def _images(scores: Scores, classes: Sequence[Any], data: ImageData) -> list[_Im
             given=_class_name(classes, int(scores.label[row])),
             guide=_class_name(classes, int(scores.guide_label[row])),
             part=str(scores.part[row]),
-            path=text.plain(path),
+            path=plain(path),
             score=float(score[row]),
         )
         for row, path in zip(rows.tolist(), scores.paths(rows), strict=True)
@@ -204,7 +206,7 @@ def _settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the settings as (name, value), without what the report shows elsewhere."""
     shown_elsewhere = {"classes", "fingerprint", "version"}
     return [
-        (text.plain(name), text.plain(_in_words(value)))
+        (plain(name), plain(_in_words(value)))
         for name, value in config.items()
         if name not in shown_elsewhere and value not in (None, [], {})
     ]

@@ -1,26 +1,6 @@
 """How values are written in the report."""
 
-LONGEST = 120
 MISSING = "–"
-
-
-def plain(value: object, longest: int = LONGEST) -> str:
-    """Make a name or path safe to look at: one line, no invisible or reordering characters.
-
-    Escaping for HTML comes later, in the template.
-
-    >>> plain("a\\nb\\u202ec")
-    'a\\\\nb\\\\u202ec'
-    >>> plain("x" * 200, 9)
-    'xxxx…xxxx'
-    """
-    text = str(value)
-    if len(text) > longest:
-        half = (longest - 1) // 2
-        text = f"{text[:half]}…{text[-half:]}"
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
-    )
 
 
 def number(value: float) -> str:
