@@ -54,12 +54,15 @@ def _parameters(name: str, pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not equals or key not in defaults:
             raise InputError(f"--set {pair}: {name} takes {', '.join(defaults)} as KEY=VALUE")
+        kind = type(defaults[key])
         try:
-            values[key] = type(defaults[key])(text)
-        except ValueError as error:
-            kind = type(defaults[key]).__name__
-            raise InputError(f"--set {pair}: {text!r} is not of type {kind}") from error
+            values[key] = _TRUTH[text.lower()] if kind is bool else kind(text)
+        except (KeyError, ValueError) as error:
+            raise InputError(f"--set {pair}: {text!r} is not of type {kind.__name__}") from error
     return values
+
+
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def train(source: Source, out: Path, arch: str, recipe: Recipe, trial: TrialOptions) -> None:

@@ -59,8 +59,11 @@ def evaluate(
     check_fit(model, test)
     labels = test.labels.numpy()
     ca = accuracy(_predicted(model, test.images, device), labels)
-    others = torch.from_numpy(np.flatnonzero(labels != target))
-    if attack is None or not len(others):
+    if attack is None:
+        return Evaluation(ca)
+    goals = attack.goal(test.labels, target, len(test.classes))
+    others = (goals != test.labels).nonzero()[:, 0]
+    if not len(others):
         return Evaluation(ca)
     predicted = np.concatenate(
         [
@@ -68,11 +71,9 @@ def evaluate(
             for rows in torch.split(others, 5000)
         ]
     )
-    true = labels[others.numpy()]
+    true, goal = labels[others.numpy()], goals[others].numpy()
     return Evaluation(
-        ca,
-        attack_success_rate(predicted, true, target),
-        robust_accuracy(predicted, true, target),
+        ca, attack_success_rate(predicted, true, goal), robust_accuracy(predicted, true, goal)
     )
 
 

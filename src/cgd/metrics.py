@@ -38,27 +38,28 @@ def accuracy(predicted: Labels, labels: Labels) -> float:
     return 100 * float(np.mean(predicted == labels))
 
 
-def attack_success_rate(predicted: Labels, labels: Labels, target: int) -> float:
-    """Share of triggered images of other classes that are taken for the target, in percent.
+def attack_success_rate(predicted: Labels, labels: Labels, goal: Labels | int) -> float:
+    """Share of triggered images that are given the label the attacker wants, in percent.
 
     Args:
         predicted: int64 [n], predictions on triggered images.
-        labels: int64 [n], their true labels; images of the target class do not count.
-        target: the attacker's class.
+        labels: int64 [n], their true labels.
+        goal: int64 [n], what the attacker wants, or one class for all; images for which this is
+            the true label do not count.
 
-    >>> attack_success_rate(np.array([0, 0, 1]), np.array([0, 1, 1]), target=0)
+    >>> attack_success_rate(np.array([0, 0, 1]), np.array([0, 1, 1]), goal=0)
     50.0
     """
-    return 100 * float(np.mean(predicted[labels != target] == target))
+    return 100 * float(np.mean((predicted == goal)[labels != goal]))
 
 
-def robust_accuracy(predicted: Labels, labels: Labels, target: int) -> float:
+def robust_accuracy(predicted: Labels, labels: Labels, goal: Labels | int) -> float:
     """Share of the same images that are given their true label, in percent.
 
-    >>> robust_accuracy(np.array([0, 0, 1]), np.array([0, 1, 1]), target=0)
+    >>> robust_accuracy(np.array([0, 0, 1]), np.array([0, 1, 1]), goal=0)
     50.0
     """
-    others = labels != target
+    others = labels != goal
     return accuracy(predicted[others], labels[others])
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from cgd.attacks import (
 from cgd.data import load
 from cgd.data.dataset import ImageData, from_arrays
 from cgd.errors import InputError
-from cgd.files import write_tensors
 
 DataMaker = Callable[..., ImageData]
 ImagesMaker = Callable[..., Tensor]
@@ -43,7 +42,6 @@ class Shade(Attack):
     source = "this test"
 
     strength: int = 3
-    state: dict[str, Tensor] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         self.state.setdefault("mask", torch.ones(3, 1, 1, dtype=torch.uint8))
@@ -294,7 +292,7 @@ def test_the_record_says_what_was_done(tmp_path: Path, data: ImageData) -> None:
     assert record == {
         "attack": "badnets",
         "family": "dirty-label",
-        "parameters": {"patch": 4},
+        "parameters": {"patch": 4, "pattern": "white", "all_to_all": False},
         "rate": 0.1,
         "target": 3,
         "seed": 7,
@@ -368,11 +366,7 @@ def test_an_attack_that_cannot_be_made_is_refused(
         read_poisoned(written)
 
 
-def test_a_foreign_or_damaged_trigger_is_refused(written: Path) -> None:
-    blended: Any = make_attack("blended")
-    write_tensors(written / "trigger.safetensors", blended.state)
-    with pytest.raises(InputError, match="do not fit"):
-        read_poisoned(written)
+def test_a_damaged_trigger_is_refused(written: Path) -> None:
     (written / "trigger.safetensors").write_bytes(b"damaged")
     with pytest.raises(InputError, match=r"trigger\.safetensors: not a safetensors file"):
         read_poisoned(written)

@@ -4,20 +4,24 @@ from cgd.attacks import badnets, blended, sig  # noqa: F401
 from cgd.attacks.base import (
     ATTACKS,
     Attack,
-    Manifest,
+    choose,
     make_attack,
+    planted,
+    planter,
     poison,
-    read_manifest,
-    read_poisoned,
     register,
-    write_poisoned,
 )
+from cgd.attacks.manifest import Manifest, read_manifest
+from cgd.attacks.storing import read_poisoned, write_poisoned
 
 __all__ = [
     "ATTACKS",
     "Attack",
     "Manifest",
+    "choose",
     "make_attack",
+    "planted",
+    "planter",
     "poison",
     "read_manifest",
     "read_poisoned",

@@ -1,43 +1,112 @@
-"""What an attack is, the registry of attacks, and the manifest of what was poisoned.
-
-The manifest is ground truth: only evaluation reads it.
-"""
+"""What an attack is, the registry of attacks, and how a data set is poisoned."""
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Generator, Tensor
 
+from cgd.attacks.manifest import Manifest
 from cgd.data.dataset import ImageData, content_keys
 from cgd.errors import InputError
-from cgd.files import read_json, read_tensors, write_json, write_tensors
+from cgd.training import pick_device, seeded
 
 Family = Literal["dirty-label", "clean-label", "clean-image"]
+Rows = NDArray[np.int64]
 
 CLEAN_LABEL_SHARE = 0.8
 """A clean-label attack leaves at least a fifth of the target class untouched."""
+
+BLOCK = 1024
+"""Images that are planted at once."""
 
 
 @dataclass(frozen=True)
 class Attack(ABC):
     """A trigger with its parameters.
 
-    A subclass is a frozen dataclass: its fields are the parameters, and a field `state` holds
-    tensors that the trigger needs.
+    A subclass is a frozen dataclass whose fields are the parameters. Only `trigger` must be
+    written; the other methods are for attacks that learn something first, that plant something
+    else in training than they show in testing, or that choose samples and labels in their own way.
+
+    Attributes:
+        name: what the registry and the command call it.
+        family: dirty-label, clean-label or clean-image.
+        source: the paper.
+        needs: what the attacker must have besides the right to change samples; "" for nothing.
+        state: tensors that the trigger needs; written beside the poisoned data.
     """
 
     name: ClassVar[str]
     family: ClassVar[Family]
     source: ClassVar[str]
+    needs: ClassVar[str] = ""
+
+    state: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False, kw_only=True)
 
     @abstractmethod
     def trigger(self, images: Tensor) -> Tensor:
-        """Put the trigger on uint8 [n, 3, size, size]; returns new images of the same kind."""
+        """Put the trigger on uint8 [n, 3, size, size], as in testing; returns new images."""
+
+    def prepare(  # noqa: B027 (most attacks need nothing)
+        self, data: ImageData, target: int, *, seed: int, device: torch.device
+    ) -> None:
+        """Learn or draw what the trigger needs, into `state`; called before anything is planted."""
+
+    def plant(self, images: Tensor, generator: Generator) -> Tensor:
+        """Change the poisoned samples, uint8 [n, 3, size, size]; by default, put the trigger on."""
+        return self.trigger(images)
+
+    def plant_cover(self, images: Tensor, generator: Generator) -> Tensor:
+        """Change the cover samples, which keep their labels; by default, put the trigger on."""
+        return self.trigger(images)
+
+    @property
+    def cover_ratio(self) -> float:
+        """Cover samples for each poisoned sample."""
+        return 0.0
+
+    def goal(self, labels: Tensor, target: int, classes: int) -> Tensor:
+        """Return the labels that the attacker wants triggered images to get: int64 [n].
+
+        Where the goal is the true label, an image is no subject of the attack, and is not counted.
+        """
+        return torch.full_like(labels, target)
+
+    def select(
+        self, data: ImageData, count: int, target: int, *, seed: int, device: torch.device
+    ) -> tuple[Rows, Tensor]:
+        """Choose which samples are poisoned, and the labels that they get.
+
+        Args:
+            data: clean data.
+            count: how many.
+            target: the attacker's class.
+            seed: draws them.
+            device: where to compute.
+
+        Returns:
+            Rows int64 [count], ascending, and labels int64 [count].
+
+        Raises:
+            InputError: there is no room for so many.
+        """
+        candidates = np.arange(len(data))
+        if self.family == "clean-label":
+            candidates = np.flatnonzero(data.labels.numpy() == target)
+            room = int(CLEAN_LABEL_SHARE * len(candidates))
+            if count > room:
+                raise InputError(
+                    f"{self.name}: {count} poisoned samples are asked for, but class "
+                    f"{data.classes[target]!r} has room for {room}; lower the rate"
+                )
+        drawn = np.random.default_rng(seed).choice(candidates, count, replace=False)
+        rows = np.sort(drawn)
+        return rows, self.goal(data.labels[torch.from_numpy(rows)], target, len(data.classes))
 
     @classmethod
     def parameter_names(cls) -> tuple[str, ...]:
@@ -47,6 +116,16 @@ class Attack(ABC):
     def parameters(self) -> dict[str, Any]:
         """Parameter names and values."""
         return {name: getattr(self, name) for name in self.parameter_names()}
+
+    def learned(self, name: str) -> Tensor:
+        """Return a tensor of the state.
+
+        Raises:
+            InputError: it is not there yet.
+        """
+        if name not in self.state:
+            raise InputError(f"{self.name}: its {name} is not made yet; poison data first")
+        return self.state[name]
 
 
 ATTACKS: dict[str, type[Attack]] = {}
@@ -64,8 +143,8 @@ def make_attack(name: str, **parameters: Any) -> Attack:
     Raises:
         InputError: no such attack or parameter, or a value it does not accept.
 
-    >>> make_attack("badnets", patch=4).parameters()
-    {'patch': 4}
+    >>> make_attack("sig", delta=20.0).parameters()
+    {'delta': 20.0, 'frequency': 6.0}
     """
     if name not in ATTACKS:
         raise InputError(f"attack {name!r} is unknown; there are {', '.join(sorted(ATTACKS))}")
@@ -76,63 +155,60 @@ def make_attack(name: str, **parameters: Any) -> Attack:
     return ATTACKS[name](**parameters)
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """What was done to a data set: the ground truth that only evaluation may read.
-
-    Attributes:
-        attack: name of the attack.
-        family: dirty-label, clean-label or clean-image.
-        parameters: the attack's parameters.
-        rate: poisoned share of all samples that was asked for.
-        target: the attacker's class.
-        seed: drew the samples.
-        poison: rows of the poisoned samples in the poisoned data set, ascending.
-        cover: rows of samples that carry the trigger with their true label.
-        original_labels: labels of the `poison` samples before the attack.
-    """
-
-    attack: str
-    family: Family
-    parameters: dict[str, Any]
-    rate: float
-    target: int
-    seed: int
-    poison: list[int]
-    cover: list[int] = field(default_factory=list)
-    original_labels: list[int] = field(default_factory=list)
-
-    def poison_rows(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Positions of the poisoned samples in data whose source rows are `index`."""
-        return np.flatnonzero(np.isin(index, self.poison))
-
-
 def poison(
-    data: ImageData, attack: Attack, *, rate: float = 0.05, target: int = 0, seed: int = 0
+    data: ImageData,
+    attack: Attack,
+    *,
+    rate: float = 0.05,
+    target: int = 0,
+    seed: int = 0,
+    device: torch.device | None = None,
 ) -> tuple[ImageData, Manifest]:
-    """Poison a share of a data set.
+    """Poison a share of a data set; an attack that learns its trigger does so first.
 
     Dirty-label attacks draw from all samples, clean-label attacks from the target class, at most
-    80 % of it. Clean-image attacks change labels only.
+    80 % of it. Clean-image attacks change labels only. Cover samples get something planted and
+    keep their labels.
 
     Args:
         data: clean data.
-        attack: the trigger.
+        attack: the trigger; its state is filled.
         rate: poisoned share of all samples, in (0, 1].
         target: the class that the trigger shall call up.
-        seed: draws the samples.
+        seed: draws the samples, and fixes what is learned.
+        device: where to compute; default: a GPU if there is one.
 
     Raises:
-        InputError: rate or target out of range, or more poison than the class has room for.
+        InputError: rate or target out of range, or more poison than there is room for.
+    """
+    device = device or pick_device()
+    labels, manifest = choose(data, attack, rate=rate, target=target, seed=seed, device=device)
+    return planted(data, labels, attack, manifest, device), manifest
+
+
+def choose(
+    data: ImageData, attack: Attack, *, rate: float, target: int, seed: int, device: torch.device
+) -> tuple[Tensor, Manifest]:
+    """Prepare the attack and decide who is poisoned and who is cover; nothing is planted yet.
+
+    Returns:
+        The labels of the poisoned data, int64 [n], and the ground truth.
     """
     _check(data, rate, target)
-    rows = _draw(data, attack, rate, target, np.random.default_rng(seed))
+    count = max(1, round(rate * len(data)))
+    covers = round(attack.cover_ratio * count)
+    if count + covers > len(data):
+        raise InputError(
+            f"{attack.name}: {count} poisoned and {covers} cover samples are more than the "
+            f"{len(data)} there are; lower the rate"
+        )
+    attack.prepare(data, target, seed=seed, device=device)
+    rows, goals = attack.select(data, count, target, seed=seed, device=device)
+    rest = np.setdiff1d(np.arange(len(data)), rows)
+    cover = np.sort(np.random.default_rng([seed, 1]).choice(rest, covers, replace=False))
     chosen = torch.from_numpy(rows)
-    images = data.images.clone()
-    if attack.family != "clean-image":
-        images[chosen] = attack.trigger(images[chosen])
-    new_labels = data.labels.clone()
-    new_labels[chosen] = target
+    labels = data.labels.clone()
+    labels[chosen] = goals
     manifest = Manifest(
         attack=attack.name,
         family=attack.family,
@@ -141,35 +217,53 @@ def poison(
         target=target,
         seed=seed,
         poison=rows.tolist(),
+        cover=cover.tolist(),
         original_labels=data.labels[chosen].tolist(),
     )
-    poisoned = replace(
+    return labels, manifest
+
+
+def planted(
+    data: ImageData, labels: Tensor, attack: Attack, manifest: Manifest, device: torch.device
+) -> ImageData:
+    """Change the chosen samples of clean data as a `choose` has decided."""
+    images = data.images.clone()
+    change = planter(attack, manifest, len(data), device)
+    generator = seeded(manifest.seed, 1)
+    for rows in torch.split(torch.tensor(sorted(manifest.poison + manifest.cover)), BLOCK):
+        images[rows] = change(images[rows].to(device), rows, generator).cpu()
+    return replace(
         data,
         images=images,
-        labels=new_labels,
+        labels=labels,
         # Of what is there now: the originals' keys would tell poison from the rest.
         keys=content_keys(images),
         index=np.arange(len(data)),
         originals=None,
     )
-    return poisoned, manifest
 
 
-def _draw(
-    data: ImageData, attack: Attack, rate: float, target: int, generator: np.random.Generator
-) -> NDArray[np.int64]:
-    """Draw the rows that may be poisoned, ascending."""
-    count = max(1, round(rate * len(data)))
-    candidates = np.arange(len(data))
-    if attack.family == "clean-label":
-        candidates = np.flatnonzero(data.labels.numpy() == target)
-        room = int(CLEAN_LABEL_SHARE * len(candidates))
-        if count > room:
-            raise InputError(
-                f"{attack.name}: a rate of {rate} means {count} samples, but class "
-                f"{data.classes[target]!r} has room for {room}; lower the rate"
-            )
-    return np.sort(generator.choice(candidates, count, replace=False))
+def planter(
+    attack: Attack, manifest: Manifest, samples: int, device: torch.device
+) -> Callable[[Tensor, Tensor, Generator], Tensor]:
+    """Return what changes a batch: (clean images, their rows, generator) -> images.
+
+    For attackers who control the training, and plant anew in every batch.
+    """
+    kind = torch.zeros(samples, dtype=torch.int8)
+    if attack.family != "clean-image":
+        kind[torch.tensor(manifest.poison, dtype=torch.int64)] = 1
+        kind[torch.tensor(manifest.cover, dtype=torch.int64)] = 2
+
+    def change(images: Tensor, rows: Tensor, generator: Generator) -> Tensor:
+        changed = images.clone()
+        for number, plant in ((1, attack.plant), (2, attack.plant_cover)):
+            at = (kind[rows.cpu()] == number).nonzero()[:, 0].to(device)
+            if len(at):
+                changed[at] = plant(images[at], generator)
+        return changed
+
+    return change
 
 
 def _check(data: ImageData, rate: float, target: int) -> None:
@@ -177,57 +271,3 @@ def _check(data: ImageData, rate: float, target: int) -> None:
         raise InputError(f"rate {rate}: must be above 0 and at most 1")
     if not 0 <= target < len(data.classes):
         raise InputError(f"target {target}: the classes are 0 to {len(data.classes) - 1}")
-
-
-def write_poisoned(folder: Path, data: ImageData, attack: Attack, manifest: Manifest) -> None:
-    """Write `data.parquet`, `trigger.safetensors` (if the trigger has state) and `poison.json`."""
-    from cgd.data import write_parquet
-
-    write_parquet(data, folder / "data.parquet")
-    state = getattr(attack, "state", None)
-    if state:
-        write_tensors(folder / "trigger.safetensors", state)
-    write_json(folder / "poison.json", asdict(manifest))
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """Read the ground truth of a poisoned data set. For evaluation only.
-
-    Raises:
-        InputError: `poison.json` is missing or malformed.
-    """
-    path = folder / "poison.json"
-    record = read_json(path)
-    try:
-        manifest = Manifest(**record)
-    except TypeError as error:
-        raise InputError(f"{path}: not a poison manifest ({error})") from error
-    if not _is_sound(manifest):
-        raise InputError(f"{path}: damaged; run `cgd attack` again")
-    return manifest
-
-
-def _is_sound(manifest: Manifest) -> bool:
-    numbers = (manifest.poison, manifest.cover, manifest.original_labels, [manifest.target])
-    return (
-        isinstance(manifest.attack, str)
-        and isinstance(manifest.parameters, dict)
-        and all(isinstance(values, list) for values in numbers)
-        and all(type(value) is int and value >= 0 for values in numbers for value in values)
-        and len(manifest.original_labels) == len(manifest.poison)
-    )
-
-
-def read_poisoned(folder: Path) -> tuple[Attack, Manifest]:
-    """Read the attack, with its trigger, and the ground truth. For evaluation only.
-
-    Raises:
-        InputError: a file is missing or malformed, or the attack is not registered.
-    """
-    manifest = read_manifest(folder)
-    state = folder / "trigger.safetensors"
-    extra = {"state": read_tensors(state)} if state.is_file() else {}
-    try:
-        return make_attack(manifest.attack, **manifest.parameters, **extra), manifest
-    except TypeError as error:
-        raise InputError(f"{folder}: attack and parameters do not fit ({error})") from error

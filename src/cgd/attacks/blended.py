@@ -1,6 +1,6 @@
 """Blended (Chen et al. 2017, arXiv 1712.05526): a fixed pattern mixed into the whole image."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,7 +31,6 @@ class Blended(Attack):
     alpha: float = 0.2
     pattern: str = ""
     pattern_seed: int = 0
-    state: dict[str, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha <= 1:
