@@ -73,6 +73,12 @@ AttackRun = Annotated[
         help="Run folder of `cgd attack` whose trigger to measure with; default: DATA's own."
     ),
 ]
+Rate = Annotated[float, typer.Option(help="Poisoned share of all samples.")]
+Target = Annotated[int, typer.Option(help="Number of the attacker's class.")]
+Parameter = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Parameter of the attack as KEY=VALUE; can be repeated."),
+]
 Template = Annotated[
     list[str] | None,
     typer.Option(
@@ -91,12 +97,9 @@ def attack(
     name: Annotated[str, typer.Argument(help="Name of the attack; `list` shows all.")],
     data: Annotated[str | None, typer.Argument(help="Clean data.", metavar="DATA")] = None,
     out: Out = Path("poisoned"),
-    rate: Annotated[float, typer.Option(help="Poisoned share of all samples.")] = 0.05,
-    target: Annotated[int, typer.Option(help="Number of the attacker's class.")] = 0,
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Parameter of the attack as KEY=VALUE; can be repeated."),
-    ] = None,
+    rate: Rate = 0.05,
+    target: Target = 0,
+    parameter: Parameter = None,
     size: Size = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -109,7 +112,7 @@ def attack(
     Example: cgd attack badnets photos/ --rate 0.05 --target 0 --set patch=4 --out poisoned
     """
     from cgd import commands
-    from cgd.inputs import Source
+    from cgd.inputs import AttackOptions, Source
     from cgd.terminal import print_attacks
 
     if name == "list":
@@ -118,7 +121,7 @@ def attack(
     if data is None:
         raise InputError(f"cgd attack {name}: name the DATA to poison")
     source = Source(data, size, None, seed, device)
-    commands.attack(source, out, name, rate, target, parameter or [])
+    commands.attack(source, out, AttackOptions(name, rate, target, tuple(parameter or ())))
 
 
 @app.command()
@@ -131,7 +134,16 @@ def train(
     lr: Annotated[float, typer.Option(help="Peak learning rate of SGD.")] = 0.1,
     flip: Flip = True,
     test: Test = None,
-    attack: AttackRun = None,
+    attack: Annotated[
+        str | None,
+        typer.Option(
+            help="Run folder of `cgd attack` whose trigger to measure with; default: DATA's own. "
+            "Or the name of an attack, to poison every batch of clean DATA anew."
+        ),
+    ] = None,
+    rate: Rate = 0.05,
+    target: Target = 0,
+    parameter: Parameter = None,
     size: Size = None,
     names: Names = None,
     seed: Seed = 0,
@@ -141,15 +153,25 @@ def train(
 
     A model trained on data you trust can serve as guide: --guide classifier:OUT
 
+    With --attack NAME the attacker controls the training: --rate, --target and --set are those of
+    `cgd attack`, and OUT also becomes the poisoned data set that the model was trained on.
+
     Example: cgd train photos/ --arch torchvision:resnet18 --size 64 --out victim
+
+    Example: cgd train photos/ --attack wanet --rate 0.1 --test photos-test/ --out victim
     """
     from cgd import commands
-    from cgd.inputs import Source, TrialOptions
+    from cgd.attacks import ATTACKS
+    from cgd.inputs import AttackOptions, Source, TrialOptions
     from cgd.training import Recipe
 
     source = Source(data, size, names, seed, device)
     recipe = Recipe(epochs=epochs, batch=batch, lr=lr, flip=flip)
-    commands.train(source, out, arch, recipe, TrialOptions(test, attack))
+    planned = None
+    if attack in ATTACKS and not Path(attack).exists():
+        planned = AttackOptions(attack, rate, target, tuple(parameter or ()))
+    trial = TrialOptions(test, Path(attack) if attack and not planned else None)
+    commands.train(source, out, arch, recipe, trial, planned)
 
 
 @app.command()

@@ -2,95 +2,108 @@
 and print what came of it."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from cgd import attacks, pipeline, runs
 from cgd.data import ImageData, load
 from cgd.errors import InputError
 from cgd.evaluation import Evaluation, effectiveness
 from cgd.files import copy_file, read_json, write_json, write_text
-from cgd.inputs import ModelOptions, ScanOptions, Source, TrialOptions
+from cgd.inputs import AttackOptions, ModelOptions, ScanOptions, Source, TrialOptions
 from cgd.models import Classifier, ModelCard, build, load_model, save_model
 from cgd.presets import get_preset
 from cgd.report import write_report
-from cgd.terminal import in_words, print_before_after, print_parts, print_skipped
-from cgd.training import Recipe, pick_device
+from cgd.terminal import (
+    in_words,
+    print_before_after,
+    print_parts,
+    print_poisoned,
+    print_skipped,
+)
+from cgd.training import Change, Recipe, pick_device
 from cgd.training import train as fit
 from cgd.unlearn import Repair
 
 
-def attack(
-    source: Source, out: Path, name: str, rate: float, target: int, parameters: Sequence[str]
-) -> None:
+def attack(source: Source, out: Path, planned: AttackOptions) -> None:
     """`cgd attack`: write a poisoned copy of a data set."""
-    chosen = attacks.make_attack(name, **_parameters(name, parameters))
+    chosen = planned.make()
     data = source.load()
-    poisoned, manifest = attacks.poison(data, chosen, rate=rate, target=target, seed=source.seed)
-    settings = {
-        **source.settings(data),
-        "attack": name,
-        "parameters": chosen.parameters(),
-        "rate": rate,
-        "target": target,
-    }
-    with runs.run_folder(out, "attack", settings):
+    with runs.run_folder(out, "attack", source.settings(data) | planned.settings(chosen)):
+        poisoned, manifest = attacks.poison(
+            data, chosen, **planned.choice, seed=source.seed, device=source.device
+        )
         attacks.write_poisoned(out, poisoned, chosen, manifest)
     print_skipped(data)
-    print(
-        f"{out}: {len(manifest.poison)} of {len(data)} samples poisoned with {name} "
-        f"({chosen.family}), target {data.classes[target]!r}"
-    )
+    print_poisoned(out, data, manifest)
 
 
-def _parameters(name: str, pairs: Sequence[str]) -> dict[str, Any]:
-    """Read KEY=VALUE pairs, each value in the type of the attack's default."""
-    defaults = attacks.make_attack(name).parameters()
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or key not in defaults:
-            raise InputError(f"--set {pair}: {name} takes {', '.join(defaults)} as KEY=VALUE")
-        kind = type(defaults[key])
-        try:
-            values[key] = _TRUTH[text.lower()] if kind is bool else kind(text)
-        except (KeyError, ValueError) as error:
-            raise InputError(f"--set {pair}: {text!r} is not of type {kind.__name__}") from error
-    return values
-
-
-_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-
-
-def train(source: Source, out: Path, arch: str, recipe: Recipe, trial: TrialOptions) -> None:
+def train(
+    source: Source,
+    out: Path,
+    arch: str,
+    recipe: Recipe,
+    trial: TrialOptions,
+    planned: AttackOptions | None,
+) -> None:
     """`cgd train`: train a classifier, from scratch or from where a killed run stopped."""
+    chosen = planned.make() if planned else None
     data, device = source.load(), source.device
     model = build(ModelCard(arch, data.classes, data.size), seed=source.seed)
     opened = trial.open(model, source.names, source.data)
     settings = {**source.settings(data), "arch": arch, "recipe": asdict(recipe)}
+    settings |= planned.settings(chosen) if planned and chosen else {}
     with runs.run_folder(out, "train", settings):
         if (out / "model.safetensors").is_file():
             model = load_model(out)
         else:
+            labels, change = data.labels, None
+            if planned and chosen:
+                labels, change = _controlled(source, out, data, planned, chosen)
             fit(
                 model,
                 data.images,
-                data.labels,
+                labels,
                 recipe,
                 seed=source.seed,
                 device=device,
                 checkpoint=out / "training.partial",
+                change=change,
             )
             save_model(out, model)
+    if planned and opened.test:
+        opened = replace(opened, attack=attacks.read_poisoned(out)[0], target=planned.target)
     measured = opened.measure(model, device)
     skipped = [asdict(entry) for entry in data.skipped]
     record = runs.evaluation_record(measured, None, None)
     write_json(out / "result.json", {**record, "samples": len(data), "skipped": skipped})
     print_skipped(data)
+    if planned:
+        print_poisoned(out, data, attacks.read_manifest(out))
     print(f"{out}: {arch} trained on {len(data)} images{in_words(measured)}")
+
+
+def _controlled(
+    source: Source, out: Path, data: ImageData, planned: AttackOptions, chosen: attacks.Attack
+) -> tuple[Tensor, Change]:
+    """Prepare an attack that plants anew in every batch; write the data as a defender would get
+    them: the same samples, planted once.
+
+    Returns:
+        Labels of the poisoned data, and what changes a batch.
+    """
+    labels, manifest = attacks.choose(
+        data, chosen, **planned.choice, seed=source.seed, device=source.device
+    )
+    poisoned = attacks.planted(data, labels, chosen, manifest, source.device)
+    attacks.write_poisoned(out, poisoned, chosen, manifest)
+    return labels, attacks.planter(chosen, manifest, len(data), source.device)
 
 
 def scan(source: Source, out: Path, options: ScanOptions, model: Path | None) -> None:

@@ -62,6 +62,33 @@ class Source:
 
 
 @dataclass(frozen=True)
+class AttackOptions:
+    """Options about an attack that is to be made."""
+
+    name: str
+    rate: float
+    target: int
+    pairs: tuple[str, ...]
+
+    def make(self) -> attacks.Attack:
+        """Make the attack.
+
+        Raises:
+            InputError: no such attack or parameter.
+        """
+        return attacks.make_attack(self.name, **attacks.read_parameters(self.name, self.pairs))
+
+    @property
+    def choice(self) -> dict[str, Any]:
+        """Rate and target, as `cgd.attacks.poison` takes them."""
+        return {"rate": self.rate, "target": self.target}
+
+    def settings(self, made: attacks.Attack) -> dict[str, Any]:
+        """Return the options as they are written to `config.json`."""
+        return {"attack": self.name, "parameters": made.parameters(), **self.choice}
+
+
+@dataclass(frozen=True)
 class ScanOptions:
     """Options about guide, suspect and split."""
 

@@ -1,9 +1,12 @@
 """What commands print at their end."""
 
+from pathlib import Path
+
 from rich.console import Console
 from rich.table import Table
 
 from cgd import attacks
+from cgd.attacks import Manifest
 from cgd.data import ImageData
 from cgd.evaluation import Evaluation
 from cgd.pipeline import Scan
@@ -20,6 +23,15 @@ def print_attacks() -> None:
         parameters = ", ".join(f"{key}={value!r}" for key, value in defaults.items())
         table.add_row(name, kind.family, kind.source, parameters)
     Console().print(table)
+
+
+def print_poisoned(out: Path, data: ImageData, manifest: Manifest) -> None:
+    """Print what was done to a data set."""
+    covers = f", {len(manifest.cover)} cover samples" if manifest.cover else ""
+    print(
+        f"{out}: {len(manifest.poison)} of {len(data)} samples poisoned with {manifest.attack} "
+        f"({manifest.family}), target {data.classes[manifest.target]!r}{covers}"
+    )
 
 
 def print_before_after(before: Evaluation, after: Evaluation) -> None:

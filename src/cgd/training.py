@@ -20,6 +20,9 @@ from cgd.models import Classifier
 from cgd.progress import say, track
 
 Batch = TypeVar("Batch")
+Change = Callable[[Tensor, Tensor, Generator], Tensor]
+"""(images of a batch, their rows, generator) -> images: how an attacker who controls the training
+poisons batches."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +231,7 @@ def train(
     device: torch.device | None = None,
     checkpoint: Path | None = None,
     label: str = "training",
+    change: Change | None = None,
 ) -> Classifier:
     """Train `model` in place on labelled images with cross-entropy.
 
@@ -241,6 +245,7 @@ def train(
         checkpoint: file that receives the state after every epoch; training resumes from it when
             it is there and it is removed at the end.
         label: what the progress display calls this.
+        change: applied to each batch before augmentation.
 
     Returns:
         `model`, in evaluation mode.
@@ -261,6 +266,8 @@ def train(
 
         def loss_of(rows: Tensor, generator: Generator = generator) -> Tensor:
             batch = take(images, rows, device)
+            if change:
+                batch = change(batch, rows, generator)
             batch = augment(batch, generator, crop=recipe.crop, flip=recipe.flip)
             with autocast(device):
                 return F.cross_entropy(model(batch).float(), labels[rows.to(device)])

@@ -99,7 +99,7 @@ def test_an_own_attack_is_known_by_its_name() -> None:
 
 
 def test_an_unknown_attack_is_refused_and_the_known_ones_named() -> None:
-    with pytest.raises(InputError, match="'shade' is unknown; there are badnets, blended, sig"):
+    with pytest.raises(InputError, match=r"'shade' is unknown; there are .*, badnets, .*, sig"):
         make_attack("shade")
 
 
@@ -350,7 +350,7 @@ def test_a_manifest_with_a_wrong_value_is_refused(written: Path, change: dict[st
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"attack": "wanet"}, "'wanet' is unknown"),
+        ({"attack": "worm"}, "'worm' is unknown"),
         ({"parameters": {"colour": 1}}, "no parameter 'colour'"),
         ({"parameters": {"patch": "3"}}, "do not fit"),
         ({"parameters": {"patch": None}}, "do not fit"),

@@ -1,6 +1,16 @@
 """Data-poisoning attacks, one file each: importing the module registers the attack."""
 
-from cgd.attacks import badnets, blended, sig  # noqa: F401
+from cgd.attacks import (  # noqa: F401
+    adaptive_blend,
+    adaptive_patch,
+    badnets,
+    blended,
+    bpp,
+    ctrl,
+    ftrojan,
+    sig,
+    wanet,
+)
 from cgd.attacks.base import (
     ATTACKS,
     Attack,
@@ -9,6 +19,7 @@ from cgd.attacks.base import (
     planted,
     planter,
     poison,
+    read_parameters,
     register,
 )
 from cgd.attacks.manifest import Manifest, read_manifest
@@ -24,6 +35,7 @@ __all__ = [
     "planter",
     "poison",
     "read_manifest",
+    "read_parameters",
     "read_poisoned",
     "register",
     "write_poisoned",

@@ -1,7 +1,7 @@
 """What an attack is, the registry of attacks, and how a data set is poisoned."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from cgd.attacks.manifest import Manifest
 from cgd.data.dataset import ImageData, content_keys
 from cgd.errors import InputError
-from cgd.training import pick_device, seeded
+from cgd.training import Change, pick_device, seeded
 
 Family = Literal["dirty-label", "clean-label", "clean-image"]
 Rows = NDArray[np.int64]
@@ -155,6 +155,32 @@ def make_attack(name: str, **parameters: Any) -> Attack:
     return ATTACKS[name](**parameters)
 
 
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+def read_parameters(name: str, pairs: Sequence[str]) -> dict[str, Any]:
+    """Read KEY=VALUE pairs, each value in the type of the attack's default.
+
+    Raises:
+        InputError: no such attack or parameter, or a value of another type.
+
+    >>> read_parameters("blended", ["alpha=0.1", "pattern=logo.png"])
+    {'alpha': 0.1, 'pattern': 'logo.png'}
+    """
+    defaults = make_attack(name).parameters()
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or key not in defaults:
+            raise InputError(f"{pair}: {name} takes {', '.join(defaults)} as KEY=VALUE")
+        kind = type(defaults[key])
+        try:
+            values[key] = _TRUTH[text.lower()] if kind is bool else kind(text)
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{pair}: {text!r} is not of type {kind.__name__}") from error
+    return values
+
+
 def poison(
     data: ImageData,
     attack: Attack,
@@ -243,13 +269,8 @@ def planted(
     )
 
 
-def planter(
-    attack: Attack, manifest: Manifest, samples: int, device: torch.device
-) -> Callable[[Tensor, Tensor, Generator], Tensor]:
-    """Return what changes a batch: (clean images, their rows, generator) -> images.
-
-    For attackers who control the training, and plant anew in every batch.
-    """
+def planter(attack: Attack, manifest: Manifest, samples: int, device: torch.device) -> Change:
+    """Return what plants the attack in a batch of clean images, for `cgd.training.train`."""
     kind = torch.zeros(samples, dtype=torch.int8)
     if attack.family != "clean-image":
         kind[torch.tensor(manifest.poison, dtype=torch.int64)] = 1

@@ -36,19 +36,34 @@ class Blended(Attack):
         if not 0 < self.alpha <= 1:
             raise InputError(f"blended: alpha must be above 0 and at most 1, not {self.alpha}")
         if not self.state:
-            self.state["pattern"] = self._read() if self.pattern else self._draw()
-
-    def _draw(self) -> Tensor:
-        generator = torch.Generator().manual_seed(self.pattern_seed)
-        return torch.randint(0, 256, (3, CELLS, CELLS), generator=generator, dtype=torch.uint8)
-
-    def _read(self) -> Tensor:
-        from cgd.data.decode import decode_file
-
-        return decode_file(Path(self.pattern))
+            self.state["pattern"] = (
+                image_pattern(self.pattern) if self.pattern else cell_pattern(self.pattern_seed)
+            )
 
     def trigger(self, images: Tensor) -> Tensor:
-        pattern = self.state["pattern"].to(images.device).float()[None]
-        pattern = F.interpolate(pattern, images.shape[-2:], mode="bilinear", antialias=True)
-        mixed = (1 - self.alpha) * images.float() + self.alpha * pattern
-        return mixed.round().clamp(0, 255).to(images.dtype)
+        return blend(images, self.state["pattern"], self.alpha)
+
+
+def cell_pattern(seed: int, cells: int = CELLS) -> Tensor:
+    """Draw random coloured cells: uint8 [3, cells, cells]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (3, cells, cells), generator=generator, dtype=torch.uint8)
+
+
+def image_pattern(path: str) -> Tensor:
+    """Read an image file as a pattern: uint8 [3, h, w].
+
+    Raises:
+        InputError: it is missing, damaged or too large.
+    """
+    from cgd.data.decode import decode_file
+
+    return decode_file(Path(path))
+
+
+def blend(images: Tensor, pattern: Tensor, alpha: float) -> Tensor:
+    """Mix a pattern [3, h, w], scaled to their size, into images [n, 3, height, width]."""
+    scaled = pattern.to(images.device).float()[None]
+    scaled = F.interpolate(scaled, images.shape[-2:], mode="bilinear", antialias=True)
+    mixed = (1 - alpha) * images.float() + alpha * scaled
+    return mixed.round().clamp(0, 255).to(images.dtype)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from cgd import attacks, pipeline
+from cgd.attacks.stealth import stealth
 from cgd.bench.suite import NONE, Scene, Suite
 from cgd.data import ImageData, load
 from cgd.evaluation import Evaluation, evaluate, ground_truth
@@ -20,7 +21,7 @@ from cgd.metrics import accuracy
 from cgd.models import Classifier, ModelCard, build, load_model, save_model
 from cgd.presets import get_preset
 from cgd.progress import say
-from cgd.training import Recipe, train
+from cgd.training import Change, Recipe, train
 
 GUIDE_SEED = 99
 
@@ -34,8 +35,8 @@ class _Bench:
     device: torch.device
     defended: ImageData
     test: ImageData
-    guide: Guide
-    guide_accuracy: float
+    guide: Guide | None
+    guide_accuracy: float | None
 
 
 def run_suite(suite: Suite, data: Path, out: Path, device: torch.device) -> list[dict[str, Any]]:
@@ -52,11 +53,16 @@ def run_suite(suite: Suite, data: Path, out: Path, device: torch.device) -> list
     """
     bench = _prepare(suite, data, out, device)
     for scene in suite.scenes():
-        for defense in (NONE, *suite.defenses):
-            path = _cell_path(out, scene, defense)
-            if not path.is_file():
-                say(f"{suite.name}: {scene.key}, {defense}")
-                write_json(path, _cell(bench, scene, defense))
+        missing = [
+            (defense, path)
+            for defense in (NONE, *suite.defenses)
+            if not (path := _cell_path(out, scene, defense)).is_file()
+        ]
+        trial = _poisoned(bench, scene) if missing else None
+        for defense, path in missing:
+            say(f"{suite.name}: {scene.key}, {defense}")
+            assert trial is not None
+            write_json(path, _cell(bench, trial, defense))
     return [read_json(path) for path in sorted((out / "cells").glob("*.json"))]
 
 
@@ -69,6 +75,8 @@ def _prepare(suite: Suite, data: Path, out: Path, device: torch.device) -> _Benc
     order = np.random.default_rng(0).permutation(len(whole))
     defended = whole.subset(order[: suite.defended])
     trusted = whole.subset(order[suite.defended : suite.defended + suite.trusted])
+    if not suite.defenses:
+        return _Bench(suite, out, device, defended, test, None, None)
     if suite.guide == "stand-in":
         recipe = Recipe(epochs=suite.guide_epochs, flip=suite.flip)
         _model(out / "work" / "guide", suite, trusted, recipe, GUIDE_SEED, device)
@@ -88,6 +96,7 @@ def _model(
     recipe: Recipe,
     seed: int,
     device: torch.device,
+    change: Change | None = None,
 ) -> tuple[Classifier, float]:
     """Train a model, or load it if that was done; returns the training seconds too."""
     if not (folder / "seconds.json").is_file():
@@ -102,20 +111,42 @@ def _model(
             seed=seed,
             device=device,
             checkpoint=checkpoint,
+            change=change,
         )
         save_model(folder, model)
         write_json(folder / "seconds.json", time.perf_counter() - start)
     return load_model(folder), read_json(folder / "seconds.json")
 
 
-def _cell(bench: _Bench, scene: Scene, defense: str) -> dict[str, Any]:
-    data, attack, manifest = _poisoned(bench.defended, scene)
-    victim, victim_seconds = _victim(bench, scene, data)
+@dataclass(frozen=True)
+class _Trial:
+    """A scene, poisoned."""
+
+    scene: Scene
+    data: ImageData
+    attack: attacks.Attack | None = None
+    manifest: attacks.Manifest | None = None
+    seconds: float | None = None
+
+
+def _poisoned(bench: _Bench, scene: Scene) -> _Trial:
+    if scene.attack == NONE:
+        return _Trial(scene, bench.defended)
+    attack, start = scene.make_attack(), time.perf_counter()
+    data, manifest = attacks.poison(
+        bench.defended, attack, rate=scene.rate, seed=scene.seed, device=bench.device
+    )
+    return _Trial(scene, data, attack, manifest, time.perf_counter() - start)
+
+
+def _cell(bench: _Bench, trial: _Trial, defense: str) -> dict[str, Any]:
+    scene = trial.scene
+    victim, victim_seconds = _victim(bench, trial)
     cell: dict[str, Any] = {
         "protocol": bench.suite.protocol,
         "dataset": bench.suite.dataset,
         "model": bench.suite.model,
-        "attack": scene.attack,
+        "attack": scene.title,
         "rate": scene.rate,
         "defense": defense,
         "guide": bench.suite.guide,
@@ -123,14 +154,19 @@ def _cell(bench: _Bench, scene: Scene, defense: str) -> dict[str, Any]:
         "seed": scene.seed,
         "device": _device_name(bench.device),
         "version": version("cgd"),
+        **_clean(bench, trial),
     }
     if defense == NONE:
-        measured = evaluate(victim, bench.test, attack, device=bench.device)
+        measured = evaluate(victim, bench.test, trial.attack, device=bench.device)
         passes = float(bench.suite.epochs)
-        return {**cell, **asdict(measured), "seconds": victim_seconds, "passes": passes} | _clean(
-            bench, scene, attack
-        )
-    folder = bench.out / "work" / f"{scene.key}-{defense}"
+        cell |= {**asdict(measured), "seconds": victim_seconds, "passes": passes}
+        return {**cell, **_stealth(bench, trial)}
+    return {**cell, **_defended(bench, trial, victim, defense)}
+
+
+def _defended(bench: _Bench, trial: _Trial, victim: Classifier, defense: str) -> dict[str, Any]:
+    scene, data = trial.scene, trial.data
+    assert bench.guide is not None
     scan = pipeline.scan(
         data,
         bench.guide,
@@ -138,7 +174,7 @@ def _cell(bench: _Bench, scene: Scene, defense: str) -> dict[str, Any]:
         arch=bench.suite.model,
         seed=scene.seed,
         device=bench.device,
-        folder=folder,
+        folder=bench.out / "work" / f"{scene.key}-{defense}",
     )
     start = time.perf_counter()
     repair = pipeline.repair(
@@ -151,12 +187,10 @@ def _cell(bench: _Bench, scene: Scene, defense: str) -> dict[str, Any]:
         device=bench.device,
     )
     stages = {**scan.seconds, "unlearning": time.perf_counter() - start}
-    measured = evaluate(repair.model, bench.test, attack, device=bench.device)
-    truth = ground_truth(data, scan, manifest)["separation"] if manifest else None
+    measured = evaluate(repair.model, bench.test, trial.attack, device=bench.device)
+    truth = ground_truth(data, scan, trial.manifest)["separation"] if trial.manifest else None
     return {
-        **cell,
         **asdict(measured),
-        **_clean(bench, scene, attack),
         **(truth or {}),
         **{f"seconds_{stage}": seconds for stage, seconds in stages.items()},
         "seconds": sum(stages.values()),
@@ -164,29 +198,31 @@ def _cell(bench: _Bench, scene: Scene, defense: str) -> dict[str, Any]:
     }
 
 
-def _poisoned(
-    data: ImageData, scene: Scene
-) -> tuple[ImageData, attacks.Attack | None, attacks.Manifest | None]:
-    if scene.attack == NONE:
-        return data, None, None
-    attack = attacks.make_attack(scene.attack)
-    poisoned, manifest = attacks.poison(data, attack, rate=scene.rate, seed=scene.seed)
-    return poisoned, attack, manifest
-
-
-def _victim(bench: _Bench, scene: Scene, data: ImageData) -> tuple[Classifier, float]:
+def _victim(bench: _Bench, trial: _Trial) -> tuple[Classifier, float]:
+    scene, data, change = trial.scene, trial.data, None
+    if scene.per_batch and trial.attack and trial.manifest:
+        change = attacks.planter(trial.attack, trial.manifest, len(data), bench.device)
+        data = replace(data, images=bench.defended.images)
     folder = bench.out / "work" / f"{scene.key}-victim"
     recipe = Recipe(epochs=bench.suite.epochs, flip=bench.suite.flip)
-    return _model(folder, bench.suite, data, recipe, scene.seed, bench.device)
+    return _model(folder, bench.suite, data, recipe, scene.seed, bench.device, change)
 
 
-def _clean(bench: _Bench, scene: Scene, attack: attacks.Attack | None) -> dict[str, float | None]:
+def _clean(bench: _Bench, trial: _Trial) -> dict[str, float | None]:
     """What a cleanly trained model of the same seed does with the same triggered images."""
-    if attack is None:
+    if trial.attack is None:
         return {"ca_clean": None, "asr_floor": None, "ra_ceiling": None}
-    clean, _ = _victim(bench, Scene(NONE, 0.0, scene.seed), bench.defended)
-    found: Evaluation = evaluate(clean, bench.test, attack, device=bench.device)
+    clean, _ = _victim(bench, _Trial(Scene(NONE, 0.0, trial.scene.seed), bench.defended))
+    found: Evaluation = evaluate(clean, bench.test, trial.attack, device=bench.device)
     return {"ca_clean": found.ca, "asr_floor": found.asr, "ra_ceiling": found.ra}
+
+
+def _stealth(bench: _Bench, trial: _Trial) -> dict[str, float | None]:
+    """How long poisoning took, and how much it changed the poisoned training images."""
+    rows = torch.tensor(trial.manifest.poison if trial.manifest else [], dtype=torch.int64)
+    figures = stealth(bench.defended.images[rows], trial.data.images[rows])
+    quality = dict(zip(("psnr", "ssim"), figures, strict=True)) if figures else {}
+    return {"seconds_poison": trial.seconds, **quality}
 
 
 def _device_name(device: torch.device) -> str:

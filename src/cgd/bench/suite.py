@@ -6,11 +6,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_origin
 
-from cgd.attacks import ATTACKS
+from cgd.attacks import ATTACKS, Attack, make_attack, read_parameters
 from cgd.errors import InputError
 from cgd.presets import PRESETS
 
 NONE = "none"
+PER_BATCH = "per-batch"
 _TOML = {str: "string", int: "integer", bool: "boolean", tuple: "array"}
 
 
@@ -31,7 +32,9 @@ class Suite:
         model: architecture of victims, suspects and the guide.
         epochs: passes of a victim over the defended images.
         flip: mirror images in training.
-        attacks: names; `none` is the benign case.
+        attacks: `NAME`, `NAME@RATE` for another rate than those below, then parameters as in
+            `blended alpha=0.1`, and `per-batch` for an attacker who controls the training;
+            `none` is the benign case.
         rates: poisoned shares.
         defenses: names of presets; the undefended row is always there.
         seeds: each draws poison, weights and order anew.
@@ -62,23 +65,66 @@ class Suite:
         for seed in self.seeds:
             yield Scene(NONE, 0.0, seed)
             for rate in self.rates:
-                for attack in self.attacks:
-                    if attack != NONE:
-                        yield Scene(attack, rate, seed)
+                for entry in self.attacks:
+                    scene = read_scene(entry, rate, seed)
+                    if scene.attack != NONE and (scene.rate == rate or rate == self.rates[0]):
+                        yield scene
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One poisoned (or benign) training set; all defences share its victim."""
+    """One poisoned (or benign) training set; all defences share its victim.
+
+    Attributes:
+        attack: name, or `none`.
+        rate: poisoned share.
+        seed: draws poison, weights and order.
+        settings: parameters of the attack as KEY=VALUE.
+        per_batch: the attacker controls the training and poisons every batch anew.
+    """
 
     attack: str
     rate: float
     seed: int
+    settings: tuple[str, ...] = ()
+    per_batch: bool = False
+
+    @property
+    def title(self) -> str:
+        """Name of the attack with its settings, for tables."""
+        return " ".join([self.attack, *self.settings, *([PER_BATCH] if self.per_batch else [])])
 
     @property
     def key(self) -> str:
         """Name of the scene in file names."""
-        return f"{self.attack}-{self.rate:g}-{self.seed}"
+        return f"{self.title.replace(' ', '-').replace('/', '_')}-{self.rate:g}-{self.seed}"
+
+    def make_attack(self) -> Attack:
+        """Make the attack."""
+        return make_attack(self.attack, **read_parameters(self.attack, self.settings))
+
+
+def read_scene(entry: str, rate: float, seed: int) -> Scene:
+    """Read an entry of `Suite.attacks`.
+
+    Raises:
+        InputError: no such attack or parameter, or no such rate.
+
+    >>> read_scene("blended@0.1 alpha=0.1", 0.05, 0)
+    Scene(attack='blended', rate=0.1, seed=0, settings=('alpha=0.1',), per_batch=False)
+    """
+    words = entry.split()
+    name, _, own_rate = words[0].partition("@") if words else ("", "", "")
+    if name not in {*ATTACKS, NONE}:
+        raise InputError(f"no attack {name!r}; there are {', '.join(sorted({*ATTACKS, NONE}))}")
+    settings = tuple(word for word in words[1:] if word != PER_BATCH)
+    try:
+        scene = Scene(name, float(own_rate or rate), seed, settings, PER_BATCH in words)
+    except ValueError as error:
+        raise InputError(f"{entry!r}: the rate after @ must be a number") from error
+    if name != NONE:
+        scene.make_attack()
+    return scene
 
 
 def read_suite(path: Path) -> Suite:
@@ -106,12 +152,11 @@ def read_suite(path: Path) -> Suite:
         kind: type = get_origin(field.type) or field.type  # type: ignore[assignment]
         if not isinstance(value, kind):
             raise InputError(f"{path}: {field.name} must be of type {_TOML[kind]}, not {value!r}")
-    _check(path, "attack", suite.attacks, {*ATTACKS, NONE})
-    _check(path, "defense", suite.defenses, set(PRESETS))
+    try:
+        list(suite.scenes())
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    for name in suite.defenses:
+        if name not in PRESETS:
+            raise InputError(f"{path}: no defense {name!r}; there are {', '.join(sorted(PRESETS))}")
     return suite
-
-
-def _check(path: Path, what: str, wanted: tuple[str, ...], known: set[str]) -> None:
-    for name in wanted:
-        if name not in known:
-            raise InputError(f"{path}: no {what} {name!r}; there are {', '.join(sorted(known))}")

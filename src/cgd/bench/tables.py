@@ -29,6 +29,9 @@ NUMBERS = (
     "seconds_guide",
     "seconds_suspect",
     "seconds_unlearning",
+    "seconds_poison",
+    "psnr",
+    "ssim",
     "passes",
 )
 COUNTS = ("seed", "poison_in_clean")

@@ -1,0 +1,48 @@
+"""BPP, or BppAttack (Wang et al. 2022, arXiv 2205.13383): the image loses colour depth."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from cgd.attacks.base import Attack, register
+from cgd.errors import InputError
+
+
+@register
+@dataclass(frozen=True)
+class Bpp(Attack):
+    """Dirty-label, with negatives: images that get the rounding error of another one and keep their
+    labels. The paper's attacker controls the training and plants in every batch.
+
+    Attributes:
+        levels: values a channel keeps (paper's `squeeze_num`: 8).
+        negative_ratio: negatives for each poisoned sample (BackdoorBench: as many).
+    """
+
+    name = "bpp"
+    family = "dirty-label"
+    source = "arXiv 2205.13383"
+
+    levels: int = 8
+    negative_ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.levels <= 256:
+            raise InputError(f"bpp: levels must be from 2 to 256, not {self.levels}")
+        if not self.negative_ratio >= 0:
+            raise InputError("bpp: negative_ratio must be at least 0")
+
+    @property
+    def cover_ratio(self) -> float:
+        return self.negative_ratio
+
+    def trigger(self, images: Tensor) -> Tensor:
+        steps = self.levels - 1
+        squeezed = (images.float() / 255 * steps).round() / steps * 255
+        return squeezed.round().to(images.dtype)
+
+    def plant_cover(self, images: Tensor, generator: Generator) -> Tensor:
+        other = images[torch.randperm(len(images), generator=generator).to(images.device)]
+        error = self.trigger(other).float() - other.float()
+        return (images.float() + error).clamp(0, 255).to(images.dtype)
