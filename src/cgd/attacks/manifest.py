@@ -1,6 +1,6 @@
 """The ground truth of a poisoned data set, which only evaluation may read."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 from cgd.errors import InputError
 from cgd.files import read_json
 
+IMPORTED = "imported"
+"""Stands in place of an attack's name where the poisoned data came from elsewhere."""
+
 
 @dataclass(frozen=True)
 class Manifest:
     """What was done to a data set: the ground truth that only evaluation may read.
 
     Attributes:
-        attack: name of the attack.
+        attack: name of the attack, or `imported`.
         family: dirty-label, clean-label or clean-image.
         parameters: the attack's parameters.
         rate: poisoned share of all samples that was asked for.
@@ -36,6 +39,19 @@ class Manifest:
     poison: list[int]
     cover: list[int] = field(default_factory=list)
     original_labels: list[int] = field(default_factory=list)
+
+    def in_order(self, order: NDArray[np.int64]) -> "Manifest":
+        """Return the same truth for data in another order.
+
+        Args:
+            order: int64 [m], the row of this manifest that each new row holds; rows may be missing.
+        """
+        original = dict(zip(self.poison, self.original_labels, strict=True))
+        poison, cover = (
+            np.flatnonzero(np.isin(order, x)).tolist() for x in (self.poison, self.cover)
+        )
+        labels = [original[int(order[row])] for row in poison]
+        return replace(self, poison=poison, cover=cover, original_labels=labels)
 
     def poison_rows(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """Positions of the poisoned samples in data whose source rows are `index`."""

@@ -64,7 +64,7 @@ def stealth(before: Tensor, after: Tensor) -> tuple[float, float] | None:
 
 
 def _blocks(a: Tensor, b: Tensor) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(a.split(BLOCK), b.split(BLOCK), strict=True)) if len(a) else []
+    return list(zip(torch.split(a, BLOCK), torch.split(b, BLOCK), strict=True)) if len(a) else []
 
 
 def _ssim(a: Tensor, b: Tensor) -> Tensor:

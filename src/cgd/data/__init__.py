@@ -2,6 +2,6 @@
 
 from cgd.data.dataset import ImageData, Skipped, from_arrays
 from cgd.data.sources import load
-from cgd.data.writing import write_parquet
+from cgd.data.writing import write_folder, write_parquet
 
-__all__ = ["ImageData", "Skipped", "from_arrays", "load", "write_parquet"]
+__all__ = ["ImageData", "Skipped", "from_arrays", "load", "write_folder", "write_parquet"]

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from cgd.data.dataset import ImageData
@@ -13,6 +14,8 @@ from cgd.data.loading import decode_listing
 from cgd.data.parquet import list_parquet
 from cgd.data.vision import list_torchvision
 from cgd.errors import InputError
+from cgd.files import read_json
+from cgd.text import printable
 
 SCHEMES: dict[str, Callable[[str], Listing]] = {
     "hf": list_hub,
@@ -66,9 +69,11 @@ def list_source(source: str | Path) -> Listing:
 
 def _list_directory(path: Path) -> Listing:
     # The output of `cgd attack`: poison.json is the ground truth, which no defence may open.
-    poisoned = path / "data.parquet"
-    if poisoned.is_file() and (path / "poison.json").is_file():
-        return list_parquet([poisoned], str(path))
+    if (path / "poison.json").is_file():
+        if (path / "data.parquet").is_file():
+            return list_parquet([path / "data.parquet"], str(path))
+        if (path / "data").is_dir() and (path / "classes.json").is_file():
+            return _list_exported(path)
     try:
         files = sorted(
             file
@@ -78,3 +83,16 @@ def _list_directory(path: Path) -> Listing:
         return list_parquet(files, str(path)) if files else list_folder(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _list_exported(path: Path) -> Listing:
+    """List the class folders that `cgd attack --format folder` wrote; `classes.json` names them."""
+    listing, names = list_folder(path / "data"), read_json(path / "classes.json")
+    fits = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not fits or len(names) != len(listing.classes):
+        raise InputError(
+            f"{path / 'classes.json'}: not the names of the {len(listing.classes)} class folders "
+            "in data/; run `cgd attack` again"
+        )
+    classes = tuple(printable(name) for name in names)
+    return replace(listing, source=str(path), classes=classes)

@@ -1,24 +1,31 @@
-"""`ImageData` -> Parquet, in the layout that Hugging Face `datasets` reads as images."""
+"""`ImageData` -> Parquet, in the layout that Hugging Face `datasets` reads as images, or class
+folders."""
 
 import json
+import re
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from cgd.data.dataset import ImageData
+from cgd.data.folder import SPLIT_NAMES
 from cgd.data.loading import THREADS
 from cgd.files import atomic
 from cgd.progress import track
 
 GROUP_ROWS = 4096
 GROUP_PIXEL_BYTES = 256 * 2**20
+FOLDER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ .-]{0,59}(?<![ .])")
 
 
 def write_parquet(data: ImageData, path: Path) -> None:
@@ -58,6 +65,54 @@ def _table(data: ImageData, rows: range, encoded: Sequence[bytes], schema: Any) 
     ]
     labels = data.labels[rows.start : rows.stop].numpy()
     return pa.table([pa.array(images, schema.field("image").type), pa.array(labels)], schema=schema)
+
+
+def write_folder(data: ImageData, folder: Path) -> NDArray[np.int64]:
+    """Write images as `folder/<class>/<row>.png`; what was in `folder` is replaced once all is
+    written.
+
+    The folders have the names of the classes where these, as `list_folder` sorts them, give the
+    classes back; otherwise each begins with the number of its class. A row is the number that the
+    image has when the folder is read again: classes one after the other.
+
+    Returns:
+        int64 [n], the position in `data` of each row as it is read back.
+    """
+    order: NDArray[np.int64] = np.argsort(data.labels.numpy(), kind="stable")
+    names, digits = folder_names(data.classes), len(str(len(data)))
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for name in names:
+        (partial / name).mkdir(parents=True)
+
+    def write(row: int) -> None:
+        at = int(order[row])
+        path = partial / names[int(data.labels[at])] / f"{row:0{digits}}.png"
+        path.write_bytes(_png(data.images[at]))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for start in track(range(0, len(data), GROUP_ROWS), "writing"):
+            list(pool.map(write, range(start, min(start + GROUP_ROWS, len(data)))))
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+    return order
+
+
+def folder_names(classes: Sequence[str]) -> list[str]:
+    """Folder names that are safe, unlike each other, and sorted like the classes.
+
+    >>> folder_names(["cat", "dog"]), folder_names(["dog", "../cat"])
+    (['cat', 'dog'], ['0-dog', '1-.._cat'])
+    """
+    safe = all(FOLDER_NAME.fullmatch(name) for name in classes)
+    in_order = sorted(classes) == list(classes)
+    lower = {name.lower() for name in classes}
+    if safe and in_order and len(lower) == len(classes) and not lower <= SPLIT_NAMES:
+        return list(classes)
+    digits = len(str(len(classes) - 1))
+    shown = [re.sub(r"[^A-Za-z0-9_ .-]", "_", name)[:59].rstrip(" .") for name in classes]
+    return [f"{number:0{digits}}-{name}" for number, name in enumerate(shown)]
 
 
 def _png(image: Tensor) -> bytes:
