@@ -8,6 +8,8 @@ from cgd.attacks import (  # noqa: F401
     bpp,
     ctrl,
     ftrojan,
+    lc,
+    narcissus,
     sig,
     wanet,
 )

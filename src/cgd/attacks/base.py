@@ -111,7 +111,7 @@ class Attack(ABC):
     @classmethod
     def parameter_names(cls) -> tuple[str, ...]:
         """Names of the parameters that a user can set."""
-        return tuple(f.name for f in fields(cls) if f.name != "state")
+        return tuple(f.name for f in fields(cls) if f.init and f.name != "state")
 
     def parameters(self) -> dict[str, Any]:
         """Parameter names and values."""
