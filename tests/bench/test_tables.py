@@ -46,7 +46,7 @@ def rows_of(table: str) -> list[dict[str, str]]:
 def test_means_and_spreads_are_over_the_seeds_that_have_a_value(
     values: list[float | None], expected: str
 ) -> None:
-    cells = [cell(seed=seed, auroc=value) for seed, value in enumerate(values)]
+    cells = [cell(defense="default", seed=seed, auroc=value) for seed, value in enumerate(values)]
     (row,) = rows_of(render(cells))
     assert row["AUROC"] == expected
     assert row["seeds"] == str(len(values))
@@ -80,6 +80,16 @@ def test_the_change_of_ca_is_against_the_undefended_model_of_the_same_seed() -> 
     assert undefended["change"] == ""
     assert defended["change"] == f"0.5 ± {stdev([-1, 2]):.1f}"
     assert alone["change"] == ""
+
+
+def test_where_nothing_was_defended_the_table_is_about_the_attacks() -> None:
+    cells = [cell(defense="none", ca=70.0, ca_clean=74.5, psnr=28.25, ssim=0.9)]
+    cells += [cell(defense="none", attack="none", rate=0.0, ca=74.5, asr=None)]
+    clean, attacked = rows_of(render(cells))
+    assert (attacked["clean CA"], attacked["loss"], attacked["PSNR"]) == ("74.5", "4.5", "28.2")
+    assert attacked["SSIM"] == "0.900"
+    assert (clean["loss"], clean["ASR"], clean["PSNR"]) == ("", "", "")
+    assert "AUROC" not in clean
 
 
 def test_data_sets_are_not_averaged_together() -> None:

@@ -81,6 +81,18 @@ COLUMNS = (
 )
 """The change of CA is against the undefended model of the same training set and seed."""
 
+ATTACK_COLUMNS = (
+    _Column("clean CA", lambda cell: cell.get("ca_clean")),
+    _Column("CA", lambda cell: cell["ca"]),
+    _Column("loss", lambda cell: cell["ca_clean"] - cell["ca"] if cell.get("ca_clean") else None),
+    _Column("ASR", lambda cell: cell["asr"]),
+    _Column("floor", lambda cell: cell.get("asr_floor")),
+    _Column("PSNR", lambda cell: cell.get("psnr")),
+    _Column("SSIM", lambda cell: cell.get("ssim"), 3),
+    _Column("seconds to poison", lambda cell: cell.get("seconds_poison"), 0),
+)
+"""Where nothing was defended, a table is about the attacks."""
+
 
 def render(cells: Sequence[Cell]) -> str:
     """Return a Markdown table: a row a scene and defence, means over seeds with spread."""
@@ -91,11 +103,12 @@ def render(cells: Sequence[Cell]) -> str:
         change = None if before is None else cell["ca"] - before
         key = (*_scene(cell)[:-1], cell["defense"])
         groups.setdefault(key, []).append({**cell, "ca_change": change})
-    head = ["data", "attack", "rate", "defence", "seeds", *(column.title for column in COLUMNS)]
+    columns = COLUMNS if any(key[-1] != "none" for key in groups) else ATTACK_COLUMNS
+    head = ["data", "attack", "rate", "defence", "seeds", *(column.title for column in columns)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for key in sorted(groups, key=_order):
         group, (dataset, _, attack, rate, defense) = groups[key], key
-        values = [_mean_and_spread(group, column) for column in COLUMNS]
+        values = [_mean_and_spread(group, column) for column in columns]
         row = [dataset, attack, f"{100 * rate:g} %", defense, str(len(group)), *values]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
