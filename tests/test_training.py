@@ -181,6 +181,22 @@ def test_it_learns_a_toy_problem(recipe: Recipe, toy_data: DataMaker) -> None:
     assert (predict(model, test.images, device=CPU).argmax(1) == test.labels).float().mean() > 0.95
 
 
+def test_batches_can_be_changed_before_they_are_augmented(toy_data: DataMaker) -> None:
+    data = toy_data(64)
+    darker = data.images // 2
+    seen: list[int] = []
+
+    def change(images: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+        seen.extend(rows.tolist())
+        assert torch.equal(images, data.images[rows])
+        return images // 2
+
+    once = train(tiny(), darker, data.labels, QUICK, device=CPU)
+    anew = train(tiny(), data.images, data.labels, QUICK, device=CPU, change=change)
+    assert same_weights(once, anew)
+    assert sorted(seen) == sorted([*range(64)] * QUICK.epochs)
+
+
 def test_few_images_are_trained_on_in_small_batches(
     toy_data: DataMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from cgd.attacks import make_attack
+from cgd.attacks import make_attack, poison
+from cgd.data.dataset import ImageData
 from cgd.errors import InputError
 
 ImagesMaker = Callable[..., torch.Tensor]
+DataMaker = Callable[..., ImageData]
 
 # Image size, patch at 32 pixels, side of the square in the image.
 SIDES = [(32, 3, 3), (64, 3, 6), (224, 3, 21), (32, 1, 1), (8, 1, 1), (16, 32, 16)]
@@ -44,3 +46,23 @@ def test_a_patch_without_pixels_is_refused(patch: int) -> None:
 def test_a_patch_larger_than_the_image_is_refused(noise_images: ImagesMaker) -> None:
     with pytest.raises(InputError, match="17 pixels does not fit 16-pixel images"):
         make_attack("badnets", patch=34).trigger(noise_images(1, 16))
+
+
+def test_the_grid_is_a_chessboard_that_starts_and_ends_white(noise_images: ImagesMaker) -> None:
+    found = make_attack("badnets", pattern="grid").trigger(noise_images(1, 64))
+    corner = (found[0, 0, -6:, -6:] == 255).int()[::2, ::2]
+    assert corner.tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
+    assert set(found[..., -6:, -6:].flatten().tolist()) == {0, 255}
+
+
+def test_an_unknown_pattern_is_refused() -> None:
+    with pytest.raises(InputError, match="pattern must be white or grid"):
+        make_attack("badnets", pattern="stripes")
+
+
+def test_all_to_all_turns_every_class_into_the_next(noise_data: DataMaker) -> None:
+    data, attack = noise_data(), make_attack("badnets", all_to_all=True)
+    assert attack.goal(torch.arange(4), 2, 4).tolist() == [1, 2, 3, 0]
+    poisoned, manifest = poison(data, attack, rate=0.3)
+    rows = manifest.poison
+    assert torch.equal(poisoned.labels[rows], (data.labels[rows] + 1) % 4)

@@ -1,6 +1,7 @@
 """Poisoning a data set: who is chosen, what changes, what is written down."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +17,13 @@ from torch import Tensor
 from cgd.attacks import (
     ATTACKS,
     Attack,
+    choose,
     make_attack,
+    planted,
+    planter,
     poison,
     read_manifest,
+    read_parameters,
     read_poisoned,
     register,
     write_poisoned,
@@ -30,6 +35,7 @@ from cgd.errors import InputError
 DataMaker = Callable[..., ImageData]
 ImagesMaker = Callable[..., Tensor]
 
+CPU = torch.device("cpu")
 BUILT_IN = ("badnets", "blended", "sig")
 
 
@@ -375,3 +381,48 @@ def test_a_damaged_trigger_is_refused(written: Path) -> None:
 def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"poison\.json: cannot be read"):
         read_poisoned(tmp_path)
+
+
+# Batches.
+
+
+def test_planting_by_batch_is_planting_at_once(noise_data: DataMaker) -> None:
+    data, attack, device = noise_data(60, size=32), make_attack("adaptive-patch"), CPU
+    labels, manifest = choose(data, attack, rate=0.2, target=1, seed=2, device=device)
+    whole = planted(data, labels, attack, manifest, device)
+    assert torch.equal(whole.images, poison(data, attack, rate=0.2, target=1, seed=2)[0].images)
+    change = planter(attack, manifest, len(data), device)
+    touched = set()
+    for rows in torch.randperm(60).split(7):
+        batch = change(data.images[rows], rows, torch.Generator().manual_seed(0))
+        touched |= {int(rows[i]) for i in changed_rows(data.images[rows], batch)}
+    assert touched == set(manifest.poison) | set(manifest.cover)
+
+
+def test_cover_samples_are_planted_anew_in_every_batch(noise_data: DataMaker) -> None:
+    data, attack = noise_data(60, size=32), make_attack("wanet", strength=2.0)
+    _, manifest = choose(data, attack, rate=0.2, target=1, seed=2, device=CPU)
+    change, rows = planter(attack, manifest, len(data), CPU), torch.arange(60)
+    generator = torch.Generator().manual_seed(0)
+    first, second = (change(data.images, rows, generator) for _ in range(2))
+    assert changed_rows(first, second) == manifest.cover
+
+
+def test_more_poison_and_cover_than_samples_is_refused(data: ImageData) -> None:
+    with pytest.raises(InputError, match="wanet: 16 poisoned and 32 cover samples are more"):
+        poison(data, make_attack("wanet"), rate=0.4)
+
+
+def test_values_given_as_text_get_the_type_of_the_default() -> None:
+    pairs = ["patch=4", "pattern=grid", "all_to_all=yes"]
+    assert read_parameters("badnets", pairs) == {
+        "patch": 4, "pattern": "grid", "all_to_all": True,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "pair", ["patch", "colour=1", "patch=x", "all_to_all=maybe", "patch=1.5", "=3"]
+)
+def test_values_that_do_not_fit_are_refused(pair: str) -> None:
+    with pytest.raises(InputError, match=f"^{re.escape(pair)}: "):
+        read_parameters("badnets", [pair])
