@@ -99,7 +99,7 @@ def test_an_own_attack_is_known_by_its_name() -> None:
 
 
 def test_an_unknown_attack_is_refused_and_the_known_ones_named() -> None:
-    with pytest.raises(InputError, match="'shade' is unknown; there are badnets, blended, sig"):
+    with pytest.raises(InputError, match="'shade' is unknown; there are badnets, blended, "):
         make_attack("shade")
 
 
