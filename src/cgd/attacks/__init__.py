@@ -9,8 +9,10 @@ from cgd.attacks import (  # noqa: F401
     ctrl,
     ftrojan,
     lc,
+    lf,
     narcissus,
     sig,
+    trojannn,
     wanet,
 )
 from cgd.attacks.base import (
