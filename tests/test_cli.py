@@ -258,6 +258,30 @@ def test_evaluate_measures_a_trained_model(cgd: Run, world: dict[str, Path]) -> 
     assert result(world["victim"])["before"]["asr"] == measured
 
 
+def test_attack_writes_class_folders_and_a_preview(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ("attack", "badnets", world["photos"], "--rate", 0.1, "--out", out)
+    answer = cgd(*arguments, "--format", "folder", "--preview")
+    assert answer.code == 0, answer.err
+    assert "PSNR" in answer.out
+    assert "SSIM" in answer.out
+    names = {"data", "classes.json", "poison.json", "config.json", "preview.png"}
+    assert {path.name for path in out.iterdir()} == names
+    guide = f"classifier:{world['guide']}"
+    answer = cgd("scan", out, "--guide", guide, "--out", tmp_path / "scan")
+    assert answer.code == 0, answer.err
+    assert result(tmp_path / "scan")["separation"]
+    truth = json.loads((out / "poison.json").read_text())
+    white = [
+        int(path.stem)
+        for path in (out / "data").rglob("*.png")
+        if np.asarray(Image.open(path))[-2:, -2:].min() == 255
+    ]
+    assert sorted(white) == truth["poison"]
+
+
 def test_attack_list_names_every_attack(cgd: Run) -> None:
     from cgd.attacks import ATTACKS
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -97,6 +97,13 @@ def attack(
         list[str] | None,
         typer.Option("--set", help="Parameter of the attack as KEY=VALUE; can be repeated."),
     ] = None,
+    form: Annotated[
+        Literal["parquet", "folder"],
+        typer.Option("--format", help="data.parquet, or class folders of PNG files in data/."),
+    ] = "parquet",
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Write preview.png: eight images before and after.")
+    ] = False,
     size: Size = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -118,7 +125,7 @@ def attack(
     if data is None:
         raise InputError(f"cgd attack {name}: name the DATA to poison")
     source = Source(data, size, None, seed, device)
-    commands.attack(source, out, name, rate, target, parameter or [])
+    commands.attack(source, out, name, rate, target, parameter or [], form, preview)
 
 
 @app.command()

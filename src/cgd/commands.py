@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from cgd import attacks, pipeline, runs
+from cgd.attacks.preview import shown, write_preview
+from cgd.attacks.stealth import stealth
+from cgd.attacks.storing import Format
 from cgd.data import ImageData, load
 from cgd.errors import InputError
 from cgd.evaluation import Evaluation, effectiveness
@@ -24,7 +27,14 @@ from cgd.unlearn import Repair
 
 
 def attack(
-    source: Source, out: Path, name: str, rate: float, target: int, parameters: Sequence[str]
+    source: Source,
+    out: Path,
+    name: str,
+    rate: float,
+    target: int,
+    parameters: Sequence[str],
+    form: Format = "parquet",
+    preview: bool = False,
 ) -> None:
     """`cgd attack`: write a poisoned copy of a data set."""
     chosen = attacks.make_attack(name, **_parameters(name, parameters))
@@ -36,13 +46,19 @@ def attack(
         "parameters": chosen.parameters(),
         "rate": rate,
         "target": target,
+        "format": form,
     }
+    before, after, caption = shown(data, poisoned, chosen, manifest)
     with runs.run_folder(out, "attack", settings):
-        attacks.write_poisoned(out, poisoned, chosen, manifest)
+        attacks.write_poisoned(out, poisoned, chosen, manifest, form=form)
+        if preview:
+            write_preview(out / "preview.png", before, after, changed=caption)
     print_skipped(data)
+    figures = stealth(before, after) if chosen.family != "clean-image" else None
     print(
         f"{out}: {len(manifest.poison)} of {len(data)} samples poisoned with {name} "
         f"({chosen.family}), target {data.classes[target]!r}"
+        + (f"; PSNR {figures[0]:.1f} dB, SSIM {figures[1]:.4f}" if figures else "")
     )
 
 
