@@ -8,7 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cgd import attacks, pipeline, runs
+from cgd.attacks.manifest import IMPORTED
 from cgd.attacks.preview import shown, write_preview
 from cgd.attacks.stealth import stealth
 from cgd.attacks.storing import Format
@@ -16,7 +19,7 @@ from cgd.data import ImageData, load
 from cgd.errors import InputError
 from cgd.evaluation import Evaluation, effectiveness
 from cgd.files import copy_file, read_json, write_json, write_text
-from cgd.inputs import ModelOptions, ScanOptions, Source, TrialOptions
+from cgd.inputs import ImportOptions, ModelOptions, ScanOptions, Source, TrialOptions
 from cgd.models import Classifier, ModelCard, build, load_model, save_model
 from cgd.presets import get_preset
 from cgd.report import write_report
@@ -59,6 +62,34 @@ def attack(
         f"{out}: {len(manifest.poison)} of {len(data)} samples poisoned with {name} "
         f"({chosen.family}), target {data.classes[target]!r}"
         + (f"; PSNR {figures[0]:.1f} dB, SSIM {figures[1]:.4f}" if figures else "")
+    )
+
+
+def import_poisoned(
+    source: Source, out: Path, options: ImportOptions, form: Format, preview: bool
+) -> None:
+    """`cgd attack import`: write poisoned data that others made as a run folder of `cgd attack`."""
+    made = options.open(source)
+    data, manifest = made.data, made.manifest
+    if preview and made.clean is None:
+        raise InputError("--preview of imported data needs --clean, the data before the attack")
+    settings = {
+        **source.settings(data),
+        **options.settings(),
+        "attack": IMPORTED,
+        "format": form,
+    }
+    with runs.run_folder(out, "attack", settings):
+        attacks.write_poisoned(out, data, None, manifest, form=form)
+        if preview and made.clean is not None:
+            rows = torch.tensor(manifest.poison)
+            write_preview(
+                out / "preview.png", made.clean[rows], data.images[rows], changed="poisoned"
+            )
+    print_skipped(data)
+    print(
+        f"{out}: {len(manifest.poison)} of {len(data)} samples are poisoned ({manifest.family}), "
+        f"target {data.classes[manifest.target]!r}; imported, so without a trigger to test with"
     )
 
 
