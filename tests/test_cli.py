@@ -258,12 +258,169 @@ def test_evaluate_measures_a_trained_model(cgd: Run, world: dict[str, Path]) -> 
     assert result(world["victim"])["before"]["asr"] == measured
 
 
-def test_attack_list_names_every_attack(cgd: Run) -> None:
-    from cgd.attacks import ATTACKS
+def test_attack_writes_class_folders_and_a_preview(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ("attack", "badnets", world["photos"], "--rate", 0.1, "--out", out)
+    answer = cgd(*arguments, "--format", "folder", "--preview")
+    assert answer.code == 0, answer.err
+    assert "PSNR" in answer.out
+    assert "SSIM" in answer.out
+    names = {"data", "classes.json", "poison.json", "config.json", "preview.png"}
+    assert {path.name for path in out.iterdir()} == names
+    guide = f"classifier:{world['guide']}"
+    answer = cgd("scan", out, "--guide", guide, "--out", tmp_path / "scan")
+    assert answer.code == 0, answer.err
+    assert result(tmp_path / "scan")["separation"]
+    truth = json.loads((out / "poison.json").read_text())
+    white = [
+        int(path.stem)
+        for path in (out / "data").rglob("*.png")
+        if np.asarray(Image.open(path))[-2:, -2:].min() == 255
+    ]
+    assert sorted(white) == truth["poison"]
 
+
+def test_attack_list_names_every_attack(cgd: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from cgd.attacks import ATTACKS
+    from cgd.attacks.badnets import BadNets
+
+    monkeypatch.setattr(BadNets, "needs", "a model trained on the same images, and some patience")
+    monkeypatch.setenv("COLUMNS", "100")
     answer = cgd("attack", "list")
     assert answer.code == 0
-    assert all(name in answer.out for name in ATTACKS)
+    cells = {cell.strip() for line in answer.out.splitlines() for cell in line.split("│")}
+    assert set(ATTACKS) <= cells
+    assert {kind.family for kind in ATTACKS.values()} <= cells
+    assert "patience" in answer.out
+    assert max(map(len, answer.out.splitlines())) <= 100
+    assert "cgd attack import" in answer.out
+
+
+# Poisoned data that others made: the poison of `world` without its trigger.
+
+
+@pytest.fixture
+def foreign(world: dict[str, Path], tmp_path: Path) -> Path:
+    """Lists about the poisoned data of `world`: the rows, the paths, and the labels."""
+    truth = json.loads((world["poisoned"] / "poison.json").read_text())
+    table = pq.read_table(world["poisoned"] / "data.parquet")
+    folder = tmp_path / "lists"
+    folder.mkdir()
+    (folder / "rows.json").write_text(json.dumps(truth["poison"]))
+    paths = [table["image"][row]["path"].as_py() for row in truth["poison"]]
+    (folder / "paths.csv").write_text("\n".join(paths))
+    np.save(folder / "labels.npy", table["label"].to_numpy())
+    return folder
+
+
+@pytest.mark.parametrize("form", ["parquet", "folder"])
+def test_imported_poison_is_measured_without_a_trigger(
+    cgd: Run, world: dict[str, Path], foreign: Path, tmp_path: Path, form: str
+) -> None:
+    out = tmp_path / "imported"
+    arguments = ("attack", "import", world["poisoned"], "--index", foreign / "rows.json")
+    more = ("--clean", world["photos"], "--format", form, "--preview", "--out", out)
+    answer = cgd(*arguments, *more)
+    assert answer.code == 0, answer.err
+    assert "12 of 120 samples are poisoned (dirty-label), target 'blue'" in answer.out
+    assert (out / "preview.png").is_file()
+    guide = ("--guide", f"classifier:{world['guide']}")
+    answer = cgd("scan", out, *guide, "--out", tmp_path / "scan")
+    assert answer.code == 0, answer.err
+    assert result(tmp_path / "scan")["separation"]["auroc"] > 0.5
+
+    # The victim was trained on the same images.
+    repair = ("defend", out, "--model", world["victim"], *guide, "--test", world["test"])
+    answer = cgd(*repair, "--out", tmp_path / "repaired")
+    assert answer.code == 0, answer.err
+    assert answer.err.count("was imported; without its trigger") == 1
+    record = result(tmp_path / "repaired")
+    assert record["separation"]
+    assert record["before"]["ca"] is not None
+    assert record["before"]["asr"] is None
+    evaluate = ("evaluate", world["victim"], "--test", world["test"])
+    assert "was imported" in cgd(*evaluate, "--attack", out).err
+
+
+def test_poison_can_be_named_by_path_and_by_label(
+    cgd: Run, world: dict[str, Path], foreign: Path, tmp_path: Path
+) -> None:
+    truth = json.loads((world["poisoned"] / "poison.json").read_text())
+    out = tmp_path / "named"
+    answer = cgd(
+        "attack", "import", world["poisoned"], "--index", foreign / "paths.csv", "--out", out
+    )
+    assert answer.code == 0, answer.err
+    found = json.loads((out / "poison.json").read_text())
+    assert found["poison"] == truth["poison"]
+    assert found["family"] == "clean-label"
+
+    out = tmp_path / "labelled"
+    answer = cgd(
+        "attack", "import", world["photos"], "--labels", foreign / "labels.npy", "--out", out
+    )
+    assert answer.code == 0, answer.err
+    found = json.loads((out / "poison.json").read_text())
+    changed = [
+        (row, label)
+        for row, label in zip(truth["poison"], truth["original_labels"], strict=True)
+        if label != 0
+    ]
+    assert list(zip(found["poison"], found["original_labels"], strict=True)) == changed
+    assert found["family"] == "clean-image"
+    assert pq.read_table(out / "data.parquet")["label"].to_pylist() == [
+        int(label) for label in np.load(foreign / "labels.npy")
+    ]
+
+
+@pytest.fixture
+def record(world: dict[str, Path], tmp_path: Path) -> Path:
+    """A record folder of BackdoorBench without attack_result.pt: red photos, whitened."""
+    for row in (80, 85):
+        place = tmp_path / "record" / "bd_train_dataset" / "2"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), "white").save(place / f"{row}.png")
+    return tmp_path / "record"
+
+
+def test_a_record_of_backdoorbench_is_imported(
+    cgd: Run, world: dict[str, Path], record: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "imported"
+    arguments = ("attack", "import", record, "--clean", world["photos"], "--target", 1)
+    answer = cgd(*arguments, "--out", out)
+    assert answer.code == 0, answer.err
+    truth = json.loads((out / "poison.json").read_text())
+    assert (truth["poison"], truth["target"], truth["family"]) == ([80, 85], 1, "dirty-label")
+    assert truth["original_labels"] == [2, 2]
+    assert cgd("train", out, "--epochs", 1, "--out", tmp_path / "victim").code == 0
+
+
+def test_what_cannot_be_imported_is_refused(
+    cgd: Run, world: dict[str, Path], foreign: Path, record: Path, tmp_path: Path
+) -> None:
+    out, photos, rows = tmp_path / "out", world["photos"], foreign / "rows.json"
+    (tmp_path / "short.csv").write_text("0\n1\n")
+    labels = ("--labels", tmp_path / "short.csv")
+    start = ("attack", "import", photos, "--out", out)
+    assert refuse(cgd(*start, *labels), out) == (
+        f"cgd: {tmp_path / 'short.csv'}: 2 labels for 120 images; one for each is needed"
+    )
+    assert "--index or --labels" in refuse(cgd(*start), out)
+    assert "needs --clean" in refuse(cgd(*start, "--index", rows, "--preview"), out)
+    assert "family=" in refuse(cgd(*start, "--index", rows, "--set", "family=odd"), out)
+    assert "no such file" in refuse(cgd(*start, "--index", tmp_path / "none.csv"), out)
+    other = ("--index", rows, "--clean", world["test"])
+    assert "60 images" in refuse(cgd(*start, *other), out)
+    assert "needs --clean" in refuse(cgd("attack", "import", record, "--out", out), out)
+    assert "NAME" not in refuse(cgd("attack", "import", "--out", out), out)
+    poisoning = ("attack", "badnets", photos, "--out", out, "--index", rows)
+    assert "for `import`" in refuse(cgd(*poisoning), out)
+    torch.save({"bd_train": Path("x")}, record / "attack_result.pt")
+    arguments = ("attack", "import", record, "--clean", photos, "--out", out)
+    assert "cannot be read safely" in refuse(cgd(*arguments), out)
 
 
 def test_help_of_every_command_teaches(cgd: Run) -> None:

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -94,34 +94,82 @@ SuspectName = Annotated[
 
 @app.command()
 def attack(
-    name: Annotated[str, typer.Argument(help="Name of the attack; `list` shows all.")],
-    data: Annotated[str | None, typer.Argument(help="Clean data.", metavar="DATA")] = None,
+    name: Annotated[
+        str,
+        typer.Argument(help="Name of the attack; or `list`: show all; or `import`."),
+    ],
+    data: Annotated[
+        str | None, typer.Argument(help="Clean data; to import, poisoned data.", metavar="DATA")
+    ] = None,
     out: Out = Path("poisoned"),
     rate: Rate = 0.05,
     target: Target = 0,
     parameter: Parameter = None,
+    form: Annotated[
+        Literal["parquet", "folder"],
+        typer.Option("--format", help="data.parquet, or class folders of PNG files in data/."),
+    ] = "parquet",
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Write preview.png: eight images before and after.")
+    ] = False,
+    index: Annotated[
+        Path | None,
+        typer.Option(
+            help="Import: which samples are poisoned, as row numbers, a mask or paths "
+            "(.npy, .json, .csv)."
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Import: the labels that a victim gets, where DATA has the true ones "
+            "(.npy, .json, .csv)."
+        ),
+    ] = None,
+    clean: Annotated[
+        str | None, typer.Option(help="Import: the data before the attack, row for row.")
+    ] = None,
     size: Size = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Poison a data set, to try defences on.
+    """Poison a data set, to try defences on, or import one that others have poisoned.
 
-    Writes data.parquet (the poisoned data, at the size at which it is used, see --size),
-    poison.json (the ground truth) and the trigger.
+    Writes the poisoned data (at the size at which it is used, see --size), poison.json (the ground
+    truth) and the trigger. The folder is DATA for the other commands.
 
-    Example: cgd attack badnets photos/ --rate 0.05 --target 0 --set patch=4 --out poisoned
+    To import, DATA is a record folder of BackdoorBench with --clean, or any data with --index or
+    --labels; --set family=clean-image says what cannot be guessed. There is no trigger to test
+    with then: how well the poison is found is measured, attack success is not.
+
+    Examples:
+
+    cgd attack badnets photos/ --rate 0.05 --target 0 --set patch=4 --preview --out poisoned
+
+    cgd attack import photos/ --index poisoned-rows.csv --out imported
+
+    cgd attack import photos/ --labels flipped.npy --out imported
+
+    cgd attack import record/badnet_0_1 --clean torchvision:CIFAR10:train --out imported
     """
     from cgd import commands
-    from cgd.inputs import AttackOptions, Source
+    from cgd.inputs import AttackOptions, ImportOptions, Source
     from cgd.terminal import print_attacks
 
     if name == "list":
         print_attacks()
         return
     if data is None:
-        raise InputError(f"cgd attack {name}: name the DATA to poison")
+        raise InputError(f"cgd attack {name}: name the DATA")
     source = Source(data, size, None, seed, device)
-    commands.attack(source, out, AttackOptions(name, rate, target, tuple(parameter or ())))
+    if name == "import":
+        options = ImportOptions(index, labels, clean, target, tuple(parameter or ()))
+        commands.import_poisoned(source, out, options, form, preview)
+        return
+    if index or labels or clean:
+        raise InputError(f"cgd attack {name}: --index, --labels and --clean are for `import`")
+    planned = AttackOptions(name, rate, target, tuple(parameter or ()))
+    commands.attack(source, out, planned, form, preview)
 
 
 @app.command()

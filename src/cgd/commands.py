@@ -8,14 +8,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cgd import attacks, pipeline, runs
+from cgd.attacks.manifest import IMPORTED
+from cgd.attacks.preview import shown, write_preview
+from cgd.attacks.stealth import stealth
+from cgd.attacks.storing import Format
 from cgd.data import ImageData, load
 from cgd.errors import InputError
 from cgd.evaluation import Evaluation, effectiveness
 from cgd.files import copy_file, read_json, write_json, write_text
-from cgd.inputs import AttackOptions, ModelOptions, ScanOptions, Source, TrialOptions
+from cgd.inputs import (
+    AttackOptions,
+    ImportOptions,
+    ModelOptions,
+    ScanOptions,
+    Source,
+    TrialOptions,
+)
 from cgd.models import Classifier, ModelCard, build, load_model, save_model
 from cgd.presets import get_preset
 from cgd.report import write_report
@@ -31,17 +43,52 @@ from cgd.training import train as fit
 from cgd.unlearn import Repair
 
 
-def attack(source: Source, out: Path, planned: AttackOptions) -> None:
+def attack(source: Source, out: Path, planned: AttackOptions, form: Format, preview: bool) -> None:
     """`cgd attack`: write a poisoned copy of a data set."""
     chosen = planned.make()
     data = source.load()
-    with runs.run_folder(out, "attack", source.settings(data) | planned.settings(chosen)):
+    settings = {**source.settings(data), **planned.settings(chosen), "format": form}
+    with runs.run_folder(out, "attack", settings):
         poisoned, manifest = attacks.poison(
             data, chosen, **planned.choice, seed=source.seed, device=source.device
         )
-        attacks.write_poisoned(out, poisoned, chosen, manifest)
+        before, after, caption = shown(data, poisoned, chosen, manifest)
+        attacks.write_poisoned(out, poisoned, chosen, manifest, form=form)
+        if preview:
+            write_preview(out / "preview.png", before, after, changed=caption)
     print_skipped(data)
     print_poisoned(out, data, manifest)
+    figures = stealth(before, after) if chosen.family != "clean-image" else None
+    if figures:
+        print(f"visibility of the poison: PSNR {figures[0]:.1f} dB, SSIM {figures[1]:.4f}")
+
+
+def import_poisoned(
+    source: Source, out: Path, options: ImportOptions, form: Format, preview: bool
+) -> None:
+    """`cgd attack import`: write poisoned data that others made as a run folder of `cgd attack`."""
+    made = options.open(source)
+    data, manifest = made.data, made.manifest
+    if preview and made.clean is None:
+        raise InputError("--preview of imported data needs --clean, the data before the attack")
+    settings = {
+        **source.settings(data),
+        **options.settings(),
+        "attack": IMPORTED,
+        "format": form,
+    }
+    with runs.run_folder(out, "attack", settings):
+        attacks.write_poisoned(out, data, None, manifest, form=form)
+        if preview and made.clean is not None:
+            rows = torch.tensor(manifest.poison)
+            write_preview(
+                out / "preview.png", made.clean[rows], data.images[rows], changed="poisoned"
+            )
+    print_skipped(data)
+    print(
+        f"{out}: {len(manifest.poison)} of {len(data)} samples are poisoned ({manifest.family}), "
+        f"target {data.classes[manifest.target]!r}; imported, so without a trigger to test with"
+    )
 
 
 def train(

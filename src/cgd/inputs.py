@@ -3,12 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
 from cgd import attacks
+from cgd.attacks.backdoorbench import is_record, read_record
+from cgd.attacks.base import Family
+from cgd.attacks.importing import Imported, import_listed, import_record
+from cgd.attacks.lists import read_labels, read_rows
+from cgd.attacks.manifest import IMPORTED
 from cgd.data import ImageData, load
+from cgd.data.loading import common_size
 from cgd.errors import InputError
 from cgd.evaluation import Evaluation, evaluate, ground_truth
 from cgd.files import content_hash, read_json
@@ -16,6 +22,7 @@ from cgd.guides import Guide, open_guide
 from cgd.models import Classifier, ModelCard, load_checkpoint, load_model
 from cgd.pipeline import Scan, check_fit
 from cgd.presets import get_preset
+from cgd.progress import say
 from cgd.suspect import OUT_OF_FOLD, RELEASED, SHORT, SuspectRecipe
 from cgd.training import pick_device
 
@@ -86,6 +93,77 @@ class AttackOptions:
     def settings(self, made: attacks.Attack) -> dict[str, Any]:
         """Return the options as they are written to `config.json`."""
         return {"attack": self.name, "parameters": made.parameters(), **self.choice}
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """Options about poisoned data that others made.
+
+    Attributes:
+        index: file that lists the poisoned samples.
+        labels: file with the labels that a victim gets.
+        clean: the data before the attack.
+        target: the attacker's class, where a record does not say it.
+        parameters: `family=` dirty-label, clean-label or clean-image, to say what is guessed
+            otherwise.
+    """
+
+    index: Path | None
+    labels: Path | None
+    clean: str | None
+    target: int
+    parameters: tuple[str, ...]
+
+    @property
+    def family(self) -> Family | None:
+        """The family that the user names.
+
+        Raises:
+            InputError: there is no such parameter or family.
+        """
+        families = {f"family={name}": name for name in get_args(Family)}
+        for pair in self.parameters:
+            if pair not in families:
+                raise InputError(f"--set {pair}: import takes {', '.join(families)}")
+        return families[self.parameters[-1]] if self.parameters else None
+
+    def settings(self) -> dict[str, Any]:
+        """Return the options as they are written to `config.json`, with the files' content."""
+        files = {"index": self.index, "labels": self.labels}
+        named = {name: str(path) if path else None for name, path in files.items()}
+        hashes = {f"{name}_content": content_hash(path) for name, path in files.items() if path}
+        more = {"clean": self.clean, "target": self.target, "family": self.family}
+        return {**named, **hashes, **more}
+
+    def open(self, source: Source) -> Imported:
+        """Read the data and what is known of it.
+
+        Raises:
+            InputError: data, files and options do not fit together.
+        """
+        family = self.family
+        if is_record(source.data):
+            return self._open_record(source)
+        data = source.load()
+        n = len(data)
+        return import_listed(
+            data,
+            rows=read_rows(self.index, n, data.paths) if self.index else None,
+            labels=read_labels(self.labels, n, data.classes) if self.labels else None,
+            clean=load(self.clean, size=data.size) if self.clean else None,
+            family=family,
+            seed=source.seed,
+        )
+
+    def _open_record(self, source: Source) -> Imported:
+        if self.clean is None or self.index or self.labels:
+            raise InputError(
+                f"{source.data}: a record of BackdoorBench needs --clean, the data that it was "
+                "made from, and neither --index nor --labels"
+            )
+        record = read_record(source.data)
+        clean = load(self.clean, size=source.size or common_size(record.images))
+        return import_record(record, clean, self.target, seed=source.seed)
 
 
 @dataclass(frozen=True)
@@ -185,6 +263,9 @@ class TrialOptions:
         if run is None and data is not None and _is_attack_run(Path(data)):
             run = Path(data)
         if run is None:
+            return Trial(test)
+        if attacks.read_manifest(run).attack == IMPORTED:
+            say(f"note: {run} was imported; without its trigger, clean accuracy alone is measured")
             return Trial(test)
         attack, manifest = attacks.read_poisoned(run)
         return Trial(test, attack, manifest.target)

@@ -17,12 +17,15 @@ TITLES = {"ca": "clean accuracy", "asr": "attack success rate", "ra": "robust ac
 
 def print_attacks() -> None:
     """Print the attacks as a table."""
-    table = Table("name", "family", "source", "parameters")
+    table = Table(show_lines=True)
+    for title in ("name", "family", "source", "needs", "parameters"):
+        table.add_column(title, no_wrap=title in ("name", "family"))
     for name, kind in sorted(attacks.ATTACKS.items()):
         defaults = attacks.make_attack(name).parameters()
         parameters = ", ".join(f"{key}={value!r}" for key, value in defaults.items())
-        table.add_row(name, kind.family, kind.source, parameters)
+        table.add_row(name, kind.family, kind.source, kind.needs, parameters)
     Console().print(table)
+    print("`cgd attack import` takes data that others have poisoned; see cgd attack --help")
 
 
 def print_poisoned(out: Path, data: ImageData, manifest: Manifest) -> None:

@@ -1,15 +1,71 @@
-"""Helpers of the attack tests: noise images."""
+"""Helpers of the attack tests: noise images, records of BackdoorBench."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from cgd.data.dataset import ImageData, from_arrays
 
 ImagesMaker = Callable[..., Tensor]
 DataMaker = Callable[..., ImageData]
+RecordMaker = Callable[..., Path]
+
+
+def write_record(
+    folder: Path,
+    images: Mapping[int, Tensor],
+    before: Mapping[int, int],
+    after: Mapping[int, int] | None,
+    n: int,
+    *,
+    order: list[int] | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> Path:
+    """Images (uint8 [3, size, size]) and labels by row; `after` None: no attack_result.pt."""
+    for row, image in images.items():
+        place = folder / "bd_train_dataset" / str(before[row])
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(place / f"{row}.png")
+    if after is None:
+        return folder
+    indicator = np.zeros(n)
+    indicator[list(after)] = 1
+    state = {
+        "bd_data_container": {
+            "save_folder_path": "/nowhere/record/bd_train_dataset",
+            "data_dict": {
+                np.int64(row): {
+                    "path": f"/nowhere/record/bd_train_dataset/{before[row]}/{row}.png",
+                    "other_info": [label, before[row]],
+                }
+                for row, label in after.items()
+            },
+            "save_file_format": ".png",
+        },
+        "getitem_all": True,
+        "getitem_all_switch": False,
+        "original_index_array": np.arange(n) if order is None else np.array(order),
+        "poison_indicator": indicator,
+        "save_folder_path": "/nowhere/record/bd_train_dataset",
+    } | dict(changes or {})
+    record = {
+        "model_name": "preactresnet18",
+        "num_classes": 4,
+        "model": torch.nn.Linear(3, 4).state_dict(),
+        "data_path": "../data",
+        "img_size": [8, 8, 3],
+        "clean_data": "cifar10",
+        "bd_train": state,
+        "bd_test": state,
+    }
+    torch.save(record, folder / "attack_result.pt")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +90,9 @@ def noise_data(noise_images: ImagesMaker) -> DataMaker:
         return from_arrays(noise_images(n, size), torch.arange(n) % classes, names)
 
     return make
+
+
+@pytest.fixture
+def make_record() -> RecordMaker:
+    """Write a record folder in the layout of BackdoorBench 2, with its NumPy numbers."""
+    return write_record

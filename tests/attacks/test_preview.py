@@ -1,13 +1,20 @@
 """The picture of an attack."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from cgd.attacks.preview import COLUMNS, GAP, TEXT, TILE, preview
+from cgd.attacks import Attack, make_attack, poison
+from cgd.attacks.preview import COLUMNS, GAP, TEXT, TILE, preview, shown, write_preview
+from cgd.data.dataset import ImageData
+
+DataMaker = Callable[..., ImageData]
 
 ImagesMaker = Callable[..., Tensor]
 
@@ -47,3 +54,45 @@ def test_eight_columns_at_most_and_a_long_caption_fits(noise_images: ImagesMaker
     assert preview(images, images).size == preview(images[:COLUMNS], images[:COLUMNS]).size
     one = preview(images[:1], images[:1], changed="with the trigger of the test images")
     assert one.width > 200
+
+
+@dataclass(frozen=True)
+class Night(Attack):
+    """Changes labels only; what is dark shall get the target."""
+
+    name = "night"
+    family = "clean-image"
+    source = "this test"
+
+    def trigger(self, images: Tensor) -> Tensor:
+        return images // 4
+
+
+def test_poisoned_samples_are_shown(noise_data: DataMaker) -> None:
+    data, attack = noise_data(), make_attack("badnets", patch=32)
+    poisoned, manifest = poison(data, attack, rate=0.3)
+    before, after, caption = shown(data, poisoned, attack, manifest)
+    assert torch.equal(before, data.images[manifest.poison])
+    assert (after == 255).all()
+    assert caption == "poisoned"
+
+
+def test_attacks_on_labels_are_shown_by_their_trigger(noise_data: DataMaker) -> None:
+    data, attack = noise_data(), Night()
+    poisoned, manifest = poison(data, attack, rate=0.3, target=1)
+    before, after, caption = shown(data, poisoned, attack, manifest)
+    others = data.images[data.labels != 1]
+    assert len(before) == COLUMNS
+    assert all((others == image).flatten(1).all(1).any() for image in before)
+    assert torch.equal(after, before // 4)
+    assert "trigger" in caption
+
+
+def test_the_pairs_written_are_spread_evenly(tmp_path: Path, noise_images: ImagesMaker) -> None:
+    before = noise_images(71, 16)
+    after = before // 2
+    write_preview(tmp_path / "preview.png", before, after, changed="dimmed")
+    drawn = preview(before[::10], after[::10], changed="dimmed")
+    with Image.open(tmp_path / "preview.png") as image:
+        assert np.array_equal(np.asarray(image), np.asarray(drawn))
+    assert len(list(tmp_path.iterdir())) == 1

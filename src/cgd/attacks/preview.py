@@ -1,16 +1,24 @@
 """A picture of what an attack does: images before, after, and the difference."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from cgd.attacks.base import Attack
+from cgd.attacks.manifest import Manifest
+from cgd.data.dataset import ImageData
+from cgd.files import atomic
+
 COLUMNS = 8
 TILE = 128
 """Images are enlarged by a whole factor, to at most this many pixels."""
 
-GAP = 6
+GAP = 8
 TEXT = 15
+FRAME = "#888888"
 GAIN = 10
 
 
@@ -40,10 +48,43 @@ def preview(before: Tensor, after: Tensor, *, changed: str = "poisoned") -> Imag
     canvas = Image.new("RGB", (width, len(rows) * step + GAP), "white")
     draw = ImageDraw.Draw(canvas)
     for y, (caption, images) in enumerate(zip(rows, tiles, strict=True)):
-        draw.text((GAP, y * step + GAP // 2), caption, fill="black", font=font)
+        draw.text((GAP, y * step + GAP // 2 - 1), caption, fill="black", font=font)
         for x, tile in enumerate(images):
-            canvas.paste(tile, (GAP + x * (side + GAP), y * step + TEXT + GAP))
+            left, top = GAP + x * (side + GAP), y * step + TEXT + GAP
+            # White corners would be lost on the white background.
+            draw.rectangle((left - 1, top - 1, left + side, top + side), outline=FRAME)
+            canvas.paste(tile, (left, top))
     return canvas
+
+
+def shown(
+    clean: ImageData, poisoned: ImageData, attack: Attack, manifest: Manifest
+) -> tuple[Tensor, Tensor, str]:
+    """Return the pairs that show what an attack does, uint8 [n, 3, size, size], and a caption.
+
+    These are the poisoned samples; of an attack that changes labels only, up to eight images of
+    which it wants another label, with the trigger of the test images.
+    """
+    if attack.family != "clean-image":
+        rows = torch.tensor(manifest.poison)
+        return clean.images[rows], poisoned.images[rows], "poisoned"
+    goals = attack.goal(clean.labels, manifest.target, len(clean.classes))
+    rows = _even((goals != clean.labels).nonzero()[:, 0])
+    before = clean.images[rows]
+    return before, attack.trigger(before), "with the trigger, as in testing"
+
+
+def write_preview(path: Path, before: Tensor, after: Tensor, *, changed: str) -> None:
+    """Write the `preview` of up to eight of the pairs as PNG, atomically."""
+    rows = _even(torch.arange(len(before)))
+    with atomic(path) as temporary:
+        preview(before[rows], after[rows], changed=changed).save(temporary, "PNG")
+
+
+def _even(rows: Tensor) -> Tensor:
+    """Up to eight of the rows, evenly spaced."""
+    places = np.linspace(0, len(rows) - 1, min(len(rows), COLUMNS)).astype(np.int64)
+    return rows[torch.from_numpy(places)]
 
 
 def _width(font: ImageFont.FreeTypeFont | ImageFont.ImageFont, text: str) -> int:

@@ -36,7 +36,8 @@ def ssim(a: Tensor, b: Tensor) -> NDArray[np.float64]:
     """Structural similarity (Wang et al. 2004) of image pairs; 1 for equal images.
 
     The Gaussian window of 11x11 pixels, sigma 1.5, lies fully inside the image, and is smaller only
-    where the image is; averaged over places and the three channels.
+    where the image is; averaged over places and the three channels. So a patch in a
+    corner hardly counts, as in the common implementations: see `psnr` for those.
 
     Args:
         a: uint8 [n, 3, size, size].
