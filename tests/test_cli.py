@@ -601,3 +601,43 @@ def test_a_killed_scan_continues_to_the_same_scores(
     assert cgd(*arguments(whole)).code == 0
     assert pq.read_table(killed / "scores.parquet") == pq.read_table(whole / "scores.parquet")
     assert not list(killed.glob("*.partial"))
+
+
+def test_an_attacker_who_controls_the_training_leaves_data_and_model(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "controlled"
+    arguments = ("train", world["photos"], "--attack", "bpp", "--rate", 0.1, "--target", 1)
+    more = ("--set", "levels=2", "--arch", "tiny_resnet", "--epochs", 2, "--test", world["test"])
+    answer = cgd(*arguments, *more, "--out", out)
+    assert answer.code == 0, answer.err
+    assert "attack success rate" in answer.out
+    assert "12 of 120 samples poisoned with bpp (dirty-label), target 'green'" in answer.out
+    truth = json.loads((out / "poison.json").read_text())
+    assert (len(truth["poison"]), len(truth["cover"]), truth["target"]) == (12, 12, 1)
+    labels = pq.read_table(out / "data.parquet")["label"].to_pylist()
+    assert all(labels[row] == 1 for row in truth["poison"])
+    assert cgd(*arguments, *more, "--out", out).code == 0
+    other = cgd("train", world["photos"], "--out", out, "--epochs", 2)
+    assert other.code == 2
+    assert "holds another run" in other.err
+    guide = f"classifier:{world['guide']}"
+    assert cgd("scan", out, "--guide", guide, "--out", tmp_path / "scan").code == 0
+    assert result(tmp_path / "scan")["separation"]["auroc"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--rate", 0), "rate 0.0: must be above 0"),
+        (("--target", 9), "target 9: the classes are 0 to 2"),
+        (("--set", "levels=1"), "levels must be from 2"),
+        (("--set", "colour=1"), "bpp takes levels, negative_ratio as KEY=VALUE"),
+    ],
+)
+def test_a_controlled_training_that_cannot_be_is_refused(
+    cgd: Run, world: dict[str, Path], tmp_path: Path, options: tuple[object, ...], message: str
+) -> None:
+    out = tmp_path / "out"
+    answer = cgd("train", world["photos"], "--attack", "bpp", *options, "--out", out)
+    assert message in refuse(answer, out)
