@@ -57,20 +57,20 @@ class Shade(Attack):
 
 
 @dataclass(frozen=True)
-class Flip(Shade):
+class Relabel(Shade):
     """An own attack that changes labels only."""
 
-    name = "flip"
+    name = "relabel"
     family = "clean-image"
 
 
 @pytest.fixture
 def own_attacks() -> Iterator[None]:
     """Register the attacks above for one test."""
-    for attack in (Shade, Flip):
+    for attack in (Shade, Relabel):
         assert register(attack) is attack
     yield
-    for attack in (Shade, Flip):
+    for attack in (Shade, Relabel):
         del ATTACKS[attack.name]
 
 
@@ -171,7 +171,7 @@ def test_a_target_class_without_samples_has_no_room(data: ImageData) -> None:
 
 @pytest.mark.usefixtures("own_attacks")
 def test_clean_image_poison_is_in_the_labels_alone(data: ImageData) -> None:
-    poisoned, manifest = poison(data, make_attack("flip"), rate=0.25, target=2)
+    poisoned, manifest = poison(data, make_attack("relabel"), rate=0.25, target=2)
     assert torch.equal(poisoned.images, data.images)
     assert np.array_equal(poisoned.keys, data.keys)
     assert poisoned.labels[manifest.poison].tolist() == [2] * 10
@@ -258,7 +258,7 @@ STORED: list[tuple[str, dict[str, Any]]] = [
     ("sig", {"delta": 20.0}),
     ("blended", {"alpha": 0.3, "pattern_seed": 4}),
     ("shade", {"strength": 2, "state": {"mask": MASK}}),
-    ("flip", {"state": {"mask": MASK}}),
+    ("relabel", {"state": {"mask": MASK}}),
 ]
 
 

@@ -1,6 +1,7 @@
 """Lists of labels and of samples, as users and hostile files give them."""
 
 import json
+import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,26 @@ def test_labels_are_numbers_or_names(tmp_path: Path, suffix: str, values: list[A
 def test_rows_are_numbers_or_paths(tmp_path: Path, suffix: str, values: list[Any]) -> None:
     path = store(tmp_path / f"rows{suffix}", values)
     assert read_rows(path, 5, PATHS).tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".json"])
+def test_the_largest_of_some_scores_is_the_label(tmp_path: Path, suffix: str) -> None:
+    path = store(tmp_path / f"scores{suffix}", [[0.5, 2.0, 1.0], [3.0, 0.0, -1.0]])
+    assert read_labels(path, 2, CLASSES).tolist() == [1, 0]
+    with pytest.raises(InputError, match="expected one value a sample"):
+        read_rows(path, 2, PATHS)
+    with pytest.raises(InputError, match="3 scores a sample, but the data has 2 classes"):
+        read_labels(path, 2, CLASSES[:2])
+    store(path, [[0.5, math.nan, 1.0]])
+    with pytest.raises(InputError, match="scores that are no numbers"):
+        read_labels(path, 1, CLASSES)
+
+
+@pytest.mark.parametrize("rows", [[[1, 2, 3], [1, 2]], [[{}], [1]], [["a"], ["b"]]], ids=str)
+def test_ragged_scores_are_refused(tmp_path: Path, rows: Any) -> None:
+    path = store(tmp_path / "scores.json", rows)
+    with pytest.raises(InputError, match="as many numbers for each sample"):
+        read_labels(path, 2, CLASSES)
 
 
 @pytest.mark.parametrize("kind", ["u1", "i2", ">i4", "<i8", "u8"])

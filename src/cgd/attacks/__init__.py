@@ -7,6 +7,7 @@ from cgd.attacks import (  # noqa: F401
     blended,
     bpp,
     ctrl,
+    flip,
     ftrojan,
     lc,
     lf,

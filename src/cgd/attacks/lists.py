@@ -5,6 +5,7 @@ Formats are `.npy`, `.json` (a list), and `.csv` or `.txt` (one value a line). N
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +17,13 @@ from cgd.text import plain
 MAX_BYTES = 256 * 2**20
 FORMATS = (".npy", ".json", ".csv", ".txt")
 
-Values = NDArray[np.int64] | NDArray[np.bool_] | list[str]
+Values = NDArray[np.int64] | NDArray[np.bool_] | NDArray[np.float64] | list[str]
+"""One value a sample; or [n, m] floats, m scores a sample."""
 
 
 def read_labels(path: Path, n: int, classes: Sequence[str]) -> NDArray[np.int64]:
-    """Read a label for each sample: class numbers, or class names.
+    """Read a label for each sample: class numbers, class names, or scores of all classes (`.npy`,
+    `.json`), the largest of which counts.
 
     Text is taken for names where all of it is names, else for numbers.
 
@@ -38,6 +41,8 @@ def read_labels(path: Path, n: int, classes: Sequence[str]) -> NDArray[np.int64]
     values = _read(path)
     if len(values) != n:
         raise InputError(f"{path}: {len(values)} labels for {n} images; one for each is needed")
+    if isinstance(values, np.ndarray) and values.ndim == 2:
+        values = _best(path, values, len(classes))
     labels = _class_numbers(path, values, classes)
     _check_range(path, labels, len(classes), "label", "classes")
     return labels
@@ -58,6 +63,8 @@ def read_rows(path: Path, n: int, paths: Sequence[str]) -> NDArray[np.int64]:
         InputError: the file cannot be read, names no sample, or one that is not there.
     """
     values = _read(path)
+    if isinstance(values, np.ndarray) and values.ndim == 2:
+        raise InputError(f"{path}: expected one value a sample, not {list(values.shape)}")
     if isinstance(values, np.ndarray) and values.dtype == np.bool_:
         if len(values) != n:
             raise InputError(f"{path}: a mask of {len(values)} values for {n} images")
@@ -68,6 +75,17 @@ def read_rows(path: Path, n: int, paths: Sequence[str]) -> NDArray[np.int64]:
     if not len(rows):
         raise InputError(f"{path}: names no sample; at least one must be poisoned")
     return np.unique(rows)
+
+
+def _best(path: Path, scores: NDArray[Any], classes: int) -> NDArray[np.int64]:
+    if scores.shape[1] != classes:
+        raise InputError(
+            f"{path}: {scores.shape[1]} scores a sample, but the data has {classes} classes"
+        )
+    if np.isnan(scores).any():
+        raise InputError(f"{path}: has scores that are no numbers")
+    best: NDArray[np.int64] = scores.argmax(1)
+    return best
 
 
 def _class_numbers(path: Path, values: Values, classes: Sequence[str]) -> NDArray[np.int64]:
@@ -145,6 +163,8 @@ def _from_numpy(path: Path) -> Values:
         raise InputError(
             f"{path}: not a plain .npy array; save numbers, truth values or text, not objects"
         ) from error
+    if isinstance(array, np.ndarray) and array.ndim == 2 and array.dtype.kind in "iuf":
+        return np.array(array, dtype=np.float64)
     if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iubU":
         raise InputError(f"{path}: expected one row of whole numbers, truth values or text")
     if array.dtype.kind == "U":
@@ -157,6 +177,8 @@ def _from_numpy(path: Path) -> Values:
 def _from_json(path: Path) -> Values:
     values = read_json(path)
     kinds = {type(value) for value in values} if isinstance(values, list) else set()
+    if kinds == {list}:
+        return _scores(path, values)
     if kinds <= {str} and isinstance(values, list):
         return values
     if kinds == {bool}:
@@ -164,6 +186,13 @@ def _from_json(path: Path) -> Values:
     if kinds == {int} and all(abs(value) < 2**63 for value in values):
         return np.array(values, dtype=np.int64)
     raise InputError(f"{path}: expected one list of whole numbers, of true and false, or of texts")
+
+
+def _scores(path: Path, rows: list[list[Any]]) -> NDArray[np.float64]:
+    try:
+        return np.array(rows, dtype=np.float64).reshape(len(rows), -1)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise InputError(f"{path}: expected as many numbers for each sample") from error
 
 
 def _from_text(path: Path) -> Values:
