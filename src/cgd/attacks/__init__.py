@@ -13,6 +13,7 @@ from cgd.attacks import (  # noqa: F401
     lf,
     narcissus,
     sig,
+    ssba,
     trojannn,
     wanet,
 )
