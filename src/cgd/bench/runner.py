@@ -134,7 +134,12 @@ def _poisoned(bench: _Bench, scene: Scene) -> _Trial:
         return _Trial(scene, bench.defended)
     attack, start = scene.make_attack(), time.perf_counter()
     data, manifest = attacks.poison(
-        bench.defended, attack, rate=scene.rate, seed=scene.seed, device=bench.device
+        bench.defended,
+        attack,
+        rate=scene.rate,
+        target=bench.suite.target,
+        seed=scene.seed,
+        device=bench.device,
     )
     return _Trial(scene, data, attack, manifest, time.perf_counter() - start)
 
@@ -157,7 +162,7 @@ def _cell(bench: _Bench, trial: _Trial, defense: str) -> dict[str, Any]:
         **_clean(bench, trial),
     }
     if defense == NONE:
-        measured = evaluate(victim, bench.test, trial.attack, device=bench.device)
+        measured = _measure(bench, victim, trial.attack)
         passes = float(bench.suite.epochs)
         cell |= {**asdict(measured), "seconds": victim_seconds, "passes": passes}
         return {**cell, **_stealth(bench, trial)}
@@ -187,7 +192,7 @@ def _defended(bench: _Bench, trial: _Trial, victim: Classifier, defense: str) ->
         device=bench.device,
     )
     stages = {**scan.seconds, "unlearning": time.perf_counter() - start}
-    measured = evaluate(repair.model, bench.test, trial.attack, device=bench.device)
+    measured = _measure(bench, repair.model, trial.attack)
     truth = ground_truth(data, scan, trial.manifest)["separation"] if trial.manifest else None
     return {
         **asdict(measured),
@@ -213,8 +218,12 @@ def _clean(bench: _Bench, trial: _Trial) -> dict[str, float | None]:
     if trial.attack is None:
         return {"ca_clean": None, "asr_floor": None, "ra_ceiling": None}
     clean, _ = _victim(bench, _Trial(Scene(NONE, 0.0, trial.scene.seed), bench.defended))
-    found: Evaluation = evaluate(clean, bench.test, trial.attack, device=bench.device)
+    found = _measure(bench, clean, trial.attack)
     return {"ca_clean": found.ca, "asr_floor": found.asr, "ra_ceiling": found.ra}
+
+
+def _measure(bench: _Bench, model: Classifier, attack: attacks.Attack | None) -> Evaluation:
+    return evaluate(model, bench.test, attack, bench.suite.target, device=bench.device)
 
 
 def _stealth(bench: _Bench, trial: _Trial) -> dict[str, float | None]:

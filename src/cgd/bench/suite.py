@@ -38,6 +38,7 @@ class Suite:
         rates: poisoned shares.
         defenses: names of presets; the undefended row is always there.
         seeds: each draws poison, weights and order anew.
+        target: the attacker's class.
         guide: another guide than the stand-in that is trained on the trusted images.
     """
 
@@ -57,6 +58,7 @@ class Suite:
     rates: tuple[float, ...]
     defenses: tuple[str, ...]
     seeds: tuple[int, ...]
+    target: int = 0
     guide: str = "stand-in"
 
     def scenes(self) -> Iterator["Scene"]:
