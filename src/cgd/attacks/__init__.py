@@ -9,6 +9,7 @@ from cgd.attacks import (  # noqa: F401
     ctrl,
     flip,
     ftrojan,
+    gcb,
     lc,
     lf,
     narcissus,
