@@ -1,6 +1,6 @@
 """Data-poisoning attacks, one file each: importing the module registers the attack."""
 
-from cgd.attacks import badnets, blended, lf, sig, ssba, trojannn  # noqa: F401
+from cgd.attacks import badnets, blended, input_aware, lf, sig, ssba, trojannn  # noqa: F401
 from cgd.attacks.base import (
     ATTACKS,
     Attack,
