@@ -10,6 +10,7 @@ from cgd.attacks import (  # noqa: F401
     flip,
     ftrojan,
     gcb,
+    input_aware,
     lc,
     lf,
     narcissus,
