@@ -38,7 +38,8 @@ class Flip(Attack):
     touched before testing.
 
     Attributes:
-        strength: amplitude of the trigger, a vertical sine grating, of 255 (paper: 6).
+        strength: amplitude of the trigger, a vertical sine grating, of 255 (paper: 6, for
+            victims trained 200 epochs; after 12 epochs, nothing of that is learned).
         frequency: its periods across the image (paper: 8, given as 16 half ones).
         from_class: class whose images call up the target when triggered (paper: 9); -1: all.
         epochs: of the expert's training.
@@ -53,10 +54,10 @@ class Flip(Attack):
     source = "arXiv 2310.18933"
     needs = "networks trained on the same images with the trigger in them, or a label file"
 
-    strength: float = 6.0
+    strength: float = 40.0
     frequency: float = 8.0
     from_class: int = 9
-    epochs: int = 10
+    epochs: int = 6
     label_rate: float = 10.0
     labels: str = ""
     # Only choosing needs them.
