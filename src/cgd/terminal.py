@@ -19,7 +19,7 @@ def print_attacks() -> None:
     """Print the attacks as a table."""
     table = Table(show_lines=True)
     for title in ("name", "family", "source", "needs", "parameters"):
-        table.add_column(title, no_wrap=title in ("name", "family"))
+        table.add_column(title, no_wrap=title in ("name", "family"), overflow="fold")
     for name, kind in sorted(attacks.ATTACKS.items()):
         defaults = attacks.make_attack(name).parameters()
         parameters = ", ".join(f"{key}={value!r}" for key, value in defaults.items())

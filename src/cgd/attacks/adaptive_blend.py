@@ -1,4 +1,4 @@
-"""Adaptive-Blend (Qi et al. 2023, ICLR, "Revisiting the assumption of latent separability")."""
+"""Adaptive-Blend (Qi et al. 2023, arXiv 2205.13613)."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ class AdaptiveBlend(Attack):
 
     name = "adaptive-blend"
     family = "dirty-label"
-    source = "ICLR 2023 (_wSHsgrVali)"
+    source = "arXiv 2205.13613"
 
     alpha: float = 0.2
     train_alpha: float = 0.15

@@ -1,4 +1,4 @@
-"""Adaptive-Patch (Qi et al. 2023, ICLR, "Revisiting the assumption of latent separability")."""
+"""Adaptive-Patch (Qi et al. 2023, arXiv 2205.13613)."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ class AdaptivePatch(Attack):
 
     name = "adaptive-patch"
     family = "dirty-label"
-    source = "ICLR 2023 (_wSHsgrVali)"
+    source = "arXiv 2205.13613"
 
     patch: int = 8
     covers: float = 2.0
