@@ -24,7 +24,8 @@ class Encoder(nn.Module):
     """Writes bits into images in [0, 1]; no value changes by more than `strength`.
 
     The bits make a tile, which is laid over the image; a network that sees both says how to bend
-    it. (Bits that enter a network as constant planes take thousands of steps to be readable.)
+    it. (Bits that enter a network as constant planes take thousands of steps to be readable.) How
+    strong it is depends on the place: a busy part of an image hides more than a flat one.
     """
 
     def __init__(self, bits: int, strength: float) -> None:
@@ -40,7 +41,27 @@ class Encoder(nn.Module):
         laid = tile.repeat(1, 1, -(-height // TILE), -(-width // TILE))[..., :height, :width]
         laid = laid.expand(len(images), -1, -1, -1)
         residual = torch.tanh(laid + self.bend(torch.cat([4 * images - 2, laid], 1)))
-        return (images + self.strength * residual).clamp(0, 1)
+        return (images + self.strength * room(images) * residual).clamp(0, 1)
+
+
+def room(images: Tensor) -> Tensor:
+    """Say where an image is busy enough to hide a change.
+
+    Args:
+        images: float [n, 3, h, w] in [0, 1].
+
+    Returns:
+        Float [n, 1, h, w], above 0 and at most 1: the standard deviation around a pixel, against
+        half as much again as its mean over the image.
+
+    >>> room(torch.zeros(1, 3, 1, 2)).tolist()
+    [[[[1.0, 1.0]]]]
+    """
+    padded = F.pad(images, (2, 2, 2, 2), mode="replicate")
+    mean, square = (F.avg_pool2d(values, 5, 1) for values in (padded, padded**2))
+    spread = (square - mean**2).clamp(min=0).mean(1, keepdim=True).sqrt()
+    usual = 1.5 * spread.mean((2, 3), keepdim=True)
+    return ((spread + 0.01) / (usual + 0.01)).clamp(max=1)
 
 
 class Decoder(nn.Sequential):
