@@ -104,6 +104,15 @@ def test_an_own_attack_is_known_by_its_name() -> None:
     assert attack.parameters() == {"strength": 2}
 
 
+def test_a_parameter_cannot_hide_what_an_attack_says_of_itself() -> None:
+    @dataclass(frozen=True)
+    class Hiding(Shade):
+        source: str = "mine"  # type: ignore[misc]
+
+    with pytest.raises(TypeError, match="cannot be called 'source'"):
+        register(Hiding)
+
+
 def test_an_unknown_attack_is_refused_and_the_known_ones_named() -> None:
     with pytest.raises(InputError, match=r"'shade' is unknown; there are .*, badnets, .*, sig"):
         make_attack("shade")

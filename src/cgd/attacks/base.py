@@ -132,7 +132,14 @@ ATTACKS: dict[str, type[Attack]] = {}
 
 
 def register(attack: type[Attack]) -> type[Attack]:
-    """Class decorator: make the attack known under its name."""
+    """Class decorator: make the attack known under its name.
+
+    Raises:
+        TypeError: a parameter has the name of something that every attack says of itself.
+    """
+    for name in ("name", "family", "source", "needs"):
+        if name in attack.parameter_names():
+            raise TypeError(f"{attack.__name__}: a parameter cannot be called {name!r}")
     ATTACKS[attack.name] = attack
     return attack
 

@@ -19,9 +19,8 @@ class WaNet(Attack):
 
     Attributes:
         grid: control points along each side of the field (paper and BackdoorBench: 4).
-        strength: mean displacement of a control point, in 2 / size of the image (BackdoorBench:
-            0.5, which is half a pixel; on data that JPEG has smoothed a small network does not
-            see it).
+        strength: mean displacement of a control point, in half pixels (paper and BackdoorBench:
+            0.5; a small network, trained briefly on JPEG images, needs 3).
         noise_ratio: noise samples for each poisoned sample (paper's cross ratio: 2).
         field_seed: draws the field.
     """
