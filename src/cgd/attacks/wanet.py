@@ -20,7 +20,7 @@ class WaNet(Attack):
     Attributes:
         grid: control points along each side of the field (paper and BackdoorBench: 4).
         strength: mean displacement of a control point, in half pixels (paper and BackdoorBench:
-            0.5; a small network, trained briefly on JPEG images, needs 3).
+            0.5; a small network, trained briefly on JPEG images, needs 4).
         noise_ratio: noise samples for each poisoned sample (paper's cross ratio: 2).
         field_seed: draws the field.
     """
