@@ -121,9 +121,9 @@ def test_the_guide_learns_from_images_that_are_not_defended(
         return model(folder, suite, data, *rest)
 
     monkeypatch.setattr(bench, "_model", spy)
-    suite = replace(SUITE, attacks=(), defenses=())
+    suite = replace(SUITE, attacks=())
     cells = run_suite(suite, world, tmp_path, CPU)
-    trusted, defended = trained
+    trusted, defended = trained[:2]
     assert (len(trusted), len(defended)) == (50, 100)
     assert not set(trusted.index) & set(defended.index)
     guide = load_model(tmp_path / "work" / "guide")
@@ -176,12 +176,43 @@ def test_an_attack_without_room_is_refused(world: Path, tmp_path: Path) -> None:
         run_suite(suite, world, tmp_path, CPU)
 
 
-def test_the_undefended_cells_follow_from_the_seed(world: Path, tmp_path: Path) -> None:
-    """Another folder, the same numbers; with another guide, whose name the cell holds."""
+def test_another_guide_is_named_in_the_cells(world: Path, tmp_path: Path) -> None:
     guide = f"classifier:{world / 'out' / 'work' / 'guide'}"
-    suite = replace(SUITE, defenses=(), guide=guide)
+    suite = replace(SUITE, attacks=(), guide=guide)
+    cells = run_suite(suite, world, tmp_path, CPU)
+    assert [cell["guide"] for cell in cells] == [guide, guide]
+    assert cells[0]["guide_accuracy"] == cell_of(run(world), "none", "none")["guide_accuracy"]
+
+
+def test_a_grid_of_attacks_alone_follows_from_the_seed_and_needs_no_guide(
+    world: Path, tmp_path: Path
+) -> None:
+    suite = replace(SUITE, defenses=(), trusted=0)
     first = cell_of(run(world), "badnets", "none")
     again = cell_of(run_suite(suite, world, tmp_path, CPU), "badnets", "none")
-    assert again["guide"] == guide
-    numbers = ("ca", "asr", "ra", "asr_floor", "ra_ceiling", "guide_accuracy")
+    assert not (tmp_path / "work" / "guide").exists()
+    assert (again["guide"], again["guide_accuracy"]) == ("none", None)
+    numbers = ("ca", "asr", "ra", "asr_floor", "ra_ceiling", "psnr", "ssim")
     np.testing.assert_array_equal([again[x] for x in numbers], [first[x] for x in numbers])
+
+
+def test_attacks_have_their_own_rates_settings_and_control_of_the_training(
+    world: Path, tmp_path: Path
+) -> None:
+    entries = ("bpp@0.2 levels=2", "bpp@0.2 levels=2 per-batch", "badnets patch=4")
+    suite = replace(SUITE, attacks=entries, defenses=(), trusted=0, target=2)
+    cells = run_suite(suite, world, tmp_path, CPU)
+    found = {(cell["attack"], cell["rate"]): cell for cell in cells}
+    assert set(found) == {
+        ("none", 0.0),
+        ("bpp levels=2", 0.2),
+        ("bpp levels=2 per-batch", 0.2),
+        ("badnets patch=4", 0.1),
+    }
+    static, controlled = (found[f"bpp levels=2{mode}", 0.2] for mode in ("", " per-batch"))
+    assert static["psnr"] == controlled["psnr"]
+    weights = [
+        (tmp_path / "work" / f"bpp-levels=2{mode}-0.2-1-victim" / "model.safetensors").read_bytes()
+        for mode in ("", "-per-batch")
+    ]
+    assert weights[0] != weights[1]

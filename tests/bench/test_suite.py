@@ -55,9 +55,27 @@ def test_a_grid_stopped_half_way_has_whole_seeds_each_with_its_benign_case(tmp_p
     assert len({scene.key for scene in expected}) == len(expected)
 
 
+def test_an_entry_can_name_its_rate_and_settings(tmp_path: Path) -> None:
+    entries = '"sig@0.1", "blended alpha=0.1 pattern_seed=3", "wanet@0.1 per-batch"'
+    suite = read(tmp_path, ('"sig"', entries), ("seeds = [4, 2]", "seeds = [4]"))
+    blended = ("alpha=0.1", "pattern_seed=3")
+    scenes = list(suite.scenes())
+    assert len(scenes) == len(set(scenes))
+    assert set(scenes) == {
+        Scene("none", 0.0, 4),
+        Scene("sig", 0.1, 4),
+        Scene("wanet", 0.1, 4, (), True),
+        *(Scene("badnets", rate, 4) for rate in (0.05, 0.1)),
+        *(Scene("blended", rate, 4, blended) for rate in (0.05, 0.1)),
+    }
+    assert Scene("blended", 0.05, 4, blended).make_attack().parameters()["alpha"] == 0.1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (('"badnets"', '"badnets@x"'), "the rate after @ must be a number"),
+        (('"badnets"', '"badnets colour=1"'), "badnets takes patch"),
         (('name = "tiny"', ""), "name"),
         (('name = "tiny"', 'name = "tiny'), "not valid TOML"),
         (("epochs = 1\nflip", "epoks = 1\nflip"), "unknown settings epoks"),

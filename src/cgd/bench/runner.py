@@ -154,7 +154,7 @@ def _cell(bench: _Bench, trial: _Trial, defense: str) -> dict[str, Any]:
         "attack": scene.title,
         "rate": scene.rate,
         "defense": defense,
-        "guide": bench.suite.guide,
+        "guide": bench.suite.guide if bench.guide else NONE,
         "guide_accuracy": bench.guide_accuracy,
         "seed": scene.seed,
         "device": _device_name(bench.device),

@@ -68,9 +68,8 @@ class Suite:
             yield Scene(NONE, 0.0, seed)
             for rate in self.rates:
                 for entry in self.attacks:
-                    scene = read_scene(entry, rate, seed)
-                    if scene.attack != NONE and (scene.rate == rate or rate == self.rates[0]):
-                        yield scene
+                    if entry != NONE and ("@" not in entry or rate == self.rates[0]):
+                        yield read_scene(entry, rate, seed)
 
 
 @dataclass(frozen=True)
