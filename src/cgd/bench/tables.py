@@ -103,13 +103,16 @@ def render(cells: Sequence[Cell]) -> str:
         change = None if before is None else cell["ca"] - before
         key = (*_scene(cell)[:-1], cell["defense"])
         groups.setdefault(key, []).append({**cell, "ca_change": change})
-    columns = COLUMNS if any(key[-1] != "none" for key in groups) else ATTACK_COLUMNS
-    head = ["data", "attack", "rate", "defence", "seeds", *(column.title for column in columns)]
+    defended = any(key[-1] != "none" for key in groups)
+    columns = COLUMNS if defended else ATTACK_COLUMNS
+    about = ["data", "attack", "rate", *(["defence"] if defended else []), "seeds"]
+    head = [*about, *(column.title for column in columns)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for key in sorted(groups, key=_order):
         group, (dataset, _, attack, rate, defense) = groups[key], key
         values = [_mean_and_spread(group, column) for column in columns]
-        row = [dataset, attack, f"{100 * rate:g} %", defense, str(len(group)), *values]
+        scene = [dataset, attack, f"{100 * rate:g} %", *([defense] if defended else [])]
+        row = [*scene, str(len(group)), *values]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
 
