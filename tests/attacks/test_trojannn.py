@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from cgd.attacks import Attack, make_attack, poison, read_poisoned, write_poisoned
-from cgd.attacks.surrogate import train_surrogate
+from cgd.attacks import Attack, make_attack, poison, read_poisoned, trojannn, write_poisoned
 from cgd.attacks.trojannn import disc, speakers
 from cgd.data.dataset import ImageData
 from cgd.errors import InputError
-from cgd.models import Classifier
+from cgd.models import Classifier, ModelCard
 
 DataMaker = Callable[..., ImageData]
 ImagesMaker = Callable[..., torch.Tensor]
@@ -73,23 +72,18 @@ def test_no_images_stay_no_images(attack: Attack, noise_images: ImagesMaker) -> 
     assert attack.trigger(noise_images(0)).shape == (0, 3, 32, 32)
 
 
-def test_the_neurons_are_excited(data: ImageData) -> None:
-    """As its own parts find them, with the attack's model trained once more."""
-    attack = prepared(data, target=1, seed=3, steps=60)
-    model = train_surrogate(data, epochs=1, seed=3, device=CPU, label="test")
-    *layers, last = model.net.children()
-    features = Classifier(nn.Sequential(*layers), model.card)
-    weight = last.weight
-    assert isinstance(weight, torch.Tensor)
-    chosen = speakers(weight, features(data.images), 1, 2)
-    clean = features(data.images)[:, chosen]
-    triggered = features(attack.trigger(data.images))[:, chosen]
-    assert (triggered > clean).float().mean() > 0.95
-    # A disc of noise does less.
-    noise = torch.where(disc(32, 0.3), data.images.roll(1, 0), data.images)
-    assert (triggered > features(noise)[:, chosen]).float().mean() > 0.95
-    logits = [model(images)[:, 1].mean() for images in (data.images, attack.trigger(data.images))]
-    assert logits[1] > logits[0]
+def test_the_pattern_drives_the_chosen_neuron(data: ImageData) -> None:
+    """White where the neuron likes light, black where it does not."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        linear = nn.Linear(3 * 32 * 32, 2, bias=False)
+    features = Classifier(nn.Sequential(nn.Flatten(), linear), ModelCard("own", data.classes, 32))
+    mask, attack = disc(32, 0.3), make_attack("trojannn", value=1e6)
+    assert isinstance(attack, trojannn.TrojanNN)
+    pattern = attack._fit(features, torch.tensor([1]), mask, data, 0, CPU)
+    likes = linear.weight[1].view(3, 32, 32) > 0
+    assert ((pattern > 127) == likes)[:, mask].float().mean() > 0.95
+    assert not pattern[:, ~mask].any()
 
 
 def test_neurons_speak_for_one_class() -> None:
