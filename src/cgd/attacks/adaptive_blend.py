@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from cgd.attacks.base import Attack, register
-from cgd.attacks.blended import blend, cell_pattern, image_pattern
+from cgd.attacks.blended import blend, make_pattern
 from cgd.errors import InputError
 
 
@@ -45,8 +45,7 @@ class AdaptiveBlend(Attack):
         if self.pieces < 1 or not self.covers >= 0:
             raise InputError("adaptive-blend: pieces must be at least 1, covers at least 0")
         if not self.state:
-            drawn = image_pattern(self.pattern) if self.pattern else cell_pattern(self.pattern_seed)
-            self.state["pattern"] = drawn
+            self.state["pattern"] = make_pattern(self.pattern, self.pattern_seed)
 
     @property
     def cover_ratio(self) -> float:

@@ -36,9 +36,7 @@ class Blended(Attack):
         if not 0 < self.alpha <= 1:
             raise InputError(f"blended: alpha must be above 0 and at most 1, not {self.alpha}")
         if not self.state:
-            self.state["pattern"] = (
-                image_pattern(self.pattern) if self.pattern else cell_pattern(self.pattern_seed)
-            )
+            self.state["pattern"] = make_pattern(self.pattern, self.pattern_seed)
 
     def trigger(self, images: Tensor) -> Tensor:
         return blend(images, self.state["pattern"], self.alpha)
@@ -50,12 +48,17 @@ def cell_pattern(seed: int, cells: int = CELLS) -> Tensor:
     return torch.randint(0, 256, (3, cells, cells), generator=generator, dtype=torch.uint8)
 
 
-def image_pattern(path: str) -> Tensor:
-    """Read an image file as a pattern: uint8 [3, h, w].
+def make_pattern(path: str, seed: int) -> Tensor:
+    """Read an image file as a pattern, or draw coloured cells where `path` is empty.
+
+    Returns:
+        uint8 [3, h, w].
 
     Raises:
-        InputError: it is missing, damaged or too large.
+        InputError: the file is missing, damaged or too large.
     """
+    if not path:
+        return cell_pattern(seed)
     from cgd.data.decode import decode_file
 
     return decode_file(Path(path))

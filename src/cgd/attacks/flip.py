@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from cgd.attacks.base import Attack, Rows, register
 from cgd.attacks.lists import read_labels
+from cgd.attacks.sig import add_grating
 from cgd.data.dataset import ImageData
 from cgd.errors import InputError
 from cgd.models import Classifier, ModelCard, build
@@ -76,10 +77,7 @@ class Flip(Attack):
             raise InputError(f"flip: epochs must be at least 1, not {self.epochs}")
 
     def trigger(self, images: Tensor) -> Tensor:
-        width = images.shape[-1]
-        column = torch.arange(width, device=images.device)
-        wave = self.strength * torch.sin(2 * math.pi * self.frequency * column / width)
-        return (images.float() + wave).round().clamp(0, 255).to(images.dtype)
+        return add_grating(images, self.strength, self.frequency)
 
     def goal(self, labels: Tensor, target: int, classes: int) -> Tensor:
         self._check_source(target, classes)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cgd.attacks.base import Attack, Rows, register
+from cgd.attacks.learning import seeded_net
 from cgd.data.dataset import ImageData
 from cgd.errors import InputError
 from cgd.progress import track
@@ -70,9 +71,7 @@ class Gcb(Attack):
             raise InputError(f"gcb: epochs must be at least 1, not {self.epochs}")
 
     def prepare(self, data: ImageData, target: int, *, seed: int, device: torch.device) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            trio = Trio(self.strength)
+        trio = seeded_net(lambda: Trio(self.strength), seed)
         place(trio, device)
         self._train(trio, data.images, seed, device)
         trio.eval().requires_grad_(False)

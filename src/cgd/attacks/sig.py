@@ -33,7 +33,12 @@ class Sig(Attack):
                 raise InputError(f"sig: {name} must be a finite number, not {value}")
 
     def trigger(self, images: Tensor) -> Tensor:
-        width = images.shape[-1]
-        column = torch.arange(width, device=images.device)
-        wave = self.delta * torch.sin(2 * math.pi * self.frequency * column / width)
-        return (images.float() + wave).round().clamp(0, 255).to(images.dtype)
+        return add_grating(images, self.delta, self.frequency)
+
+
+def add_grating(images: Tensor, amplitude: float, frequency: float) -> Tensor:
+    """Add a vertical sine grating, `frequency` periods across, to uint8 [n, 3, size, size]."""
+    width = images.shape[-1]
+    column = torch.arange(width, device=images.device)
+    wave = amplitude * torch.sin(2 * math.pi * frequency * column / width)
+    return (images.float() + wave).round().clamp(0, 255).to(images.dtype)
