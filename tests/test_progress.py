@@ -11,6 +11,7 @@ from cgd import progress
 from cgd.progress import say, track
 
 Said = pytest.CaptureFixture[str]
+END = "<end>"
 
 
 def on_a_terminal(work: Callable[[], object]) -> str:
@@ -23,10 +24,12 @@ def on_a_terminal(work: Callable[[], object]) -> str:
         for name in ("NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
             patch.delenv(name, raising=False)
         work()
-        print("end", file=stream, flush=True)
-        shown = os.read(reader, 100_000).decode()
+        print(END, end="", file=stream, flush=True)
+        shown = b""
+        while not shown.endswith(END.encode()):  # it arrives in pieces
+            shown += os.read(reader, 100_000)
     os.close(reader)
-    return shown.removesuffix("end\r\n")
+    return shown.decode().removesuffix(END)
 
 
 def test_one_line_on_stderr(capsys: Said) -> None:
