@@ -183,7 +183,9 @@ def test_a_contradicted_label_that_was_learned_early_scores_highest() -> None:
     guide = torch.stack([agreed, agreed, -agreed, -agreed])
     suspect = torch.stack([agreed, -agreed, agreed, -agreed])
     score = entropy_map(guide, suspect, torch.zeros(4, dtype=torch.int64)).poison_score
-    assert score.tolist() == [0.0, -0.5, 0.5, 0.0]
+    places = [math.log((place - 0.5) / (4 - place + 0.5)) for place in (1.5, 3.5)]
+    far = places[1] - places[0]
+    assert score.tolist() == pytest.approx([0.0, -far, far, 0.0])
 
 
 GOOD = torch.zeros(4, 3)

@@ -135,7 +135,11 @@ def test_ground_truth_follows_the_samples_through_a_subset(
     truth = ground_truth(data, scan, manifest)
     guessed = scan.guide_logits.argmax(1).numpy()
     assert truth["guide_accuracy"] == pytest.approx(100 * (guessed == true).mean())
-    score = scan.map.guide_rank - scan.map.suspect_rank
+    odds = [
+        (rank - 1 / 160) / (1 - rank + 1 / 160)
+        for rank in (scan.map.guide_rank, scan.map.suspect_rank)
+    ]
+    score = odds[0] / odds[1]
     caught = sum(is_poison[row] for row in scan.split.triggered)
     assert truth["separation"] == pytest.approx(
         {

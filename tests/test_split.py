@@ -3,7 +3,6 @@
 from collections import Counter
 from fractions import Fraction
 from itertools import chain
-from statistics import median
 
 import numpy as np
 import pytest
@@ -11,15 +10,22 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from cgd.entropy import EntropyMap
+from cgd.entropy import EntropyMap, ranks
 from cgd.errors import InputError
-from cgd.split import Split, balanced_order, concentration, released_split, score_split
+from cgd.split import (
+    Split,
+    balanced_order,
+    probability_split,
+    released_split,
+    score_split,
+)
 
 
 def map_of(guide_rank: NDArray[np.float64], suspect_rank: NDArray[np.float64]) -> EntropyMap:
-    """An entropy map of which only the ranks matter."""
+    """An entropy map of which only the ranks matter; labels in turn, of four classes."""
     unused = np.zeros(len(guide_rank))
-    return EntropyMap(unused.astype(np.int64), unused, guide_rank, unused, suspect_rank)
+    labels = np.arange(len(guide_rank)) % 4
+    return EntropyMap(labels, labels, unused, guide_rank, unused, suspect_rank)
 
 
 def drawn_places(n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -80,15 +86,19 @@ def test_the_score_split_goes_down_the_scores(
     n: int, seed: int, triggered: float, unused: float
 ) -> None:
     guide, suspect = drawn_places(n, seed)
-    ranks = map_of(guide / n, suspect / n)
-    split = score_split(ranks, triggered, unused)
+    split = score_split(map_of(guide / n, suspect / n), triggered, unused)
     assert sorted(chain(*parts(split))) == list(range(n))
     assert len(split.triggered) == pytest.approx(n * triggered, abs=0.5)
     assert len(split.unused) == pytest.approx(n * unused, abs=1)
-    score = (guide - suspect) / n
+    score = np.array(
+        [
+            Fraction(2 * g - 1, 2 * (n - g) + 1) / Fraction(2 * s - 1, 2 * (n - s) + 1)
+            for g, s in zip(guide.tolist(), suspect.tolist(), strict=True)
+        ]
+    )
     for higher, lower in (("triggered", "unused"), ("triggered", "clean"), ("unused", "clean")):
         above, below = score[getattr(split, higher)], score[getattr(split, lower)]
-        assert above.min(initial=1) >= below.max(initial=-1)
+        assert not len(above) or min(above) >= max(below, default=0) * Fraction(999_999, 10**6)
 
 
 def test_the_score_split_takes_5_and_2_percent_unless_told_otherwise() -> None:
@@ -192,46 +202,23 @@ def test_which_samples_are_shown_once_more_is_drawn_anew() -> None:
     assert doubled == set(range(15, 25))
 
 
-# Concentration.
+# Where a class stands out.
 
 
-def slow_concentration(score: list[float], labels: list[int], top: int) -> list[float]:
-    """Each class's part of the `top` highest scores, as if classes were equally large."""
-    first = sorted(range(len(score)), key=lambda row: -score[row])[:top]
-    caught, samples = Counter(labels[row] for row in first), Counter(labels)
-    least = median(samples.values()) / 2
-    shares = [caught[c] / max(samples[c], least) for c in range(max(labels) + 1)]
-    return [share / sum(shares) for share in shares]
+def test_the_attacked_class_alone_is_triggered_whatever_the_rate() -> None:
+    for poison in (40, 200, 500):
+        draw = np.random.default_rng(poison)
+        guide, suspect = draw.normal(0, 1, (2, 4000))
+        target = draw.permutation(np.arange(0, 4000, 4))[:poison]
+        guide[target] += 6
+        suspect[target] -= 6
+        split = probability_split(map_of(ranks(guide), ranks(suspect)))
+        assert np.isin(target, split.triggered).mean() > 0.95
+        assert np.isin(split.triggered, target).mean() > 0.9
+        assert not np.isin(split.clean, target).any()
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(20, 300), st.integers(2, 6), st.integers(0, 9), st.sampled_from([0.0025, 0.2]))
-def test_concentration_is_the_largest_part_of_the_top_scores(
-    n: int, classes: int, seed: int, top: float
-) -> None:
-    draw = np.random.default_rng(seed)
-    labels = np.concatenate([np.arange(classes), draw.integers(0, classes, n - classes)])
-    ranks = map_of(*(draw.permutation(n) / n for _ in range(2)))
-    parts = slow_concentration(
-        ranks.poison_score.tolist(), labels.tolist(), max(20, round(top * n))
-    )
-    part, number = concentration(ranks, labels, top)
-    assert part == pytest.approx(max(parts))
-    assert parts[number] == pytest.approx(max(parts))
-
-
-def test_two_odd_images_of_a_rare_class_do_not_stand_out() -> None:
-    labels = np.append(np.arange(4000) % 10, [10, 10, 10])
-    guide, suspect = np.random.default_rng(1).uniform(0.01, 1, (2, 4003))
-    guide[-2:], suspect[-2:] = 1.0, 0.001
-    assert concentration(map_of(guide, suspect), labels)[0] < 0.5
-
-
-def test_poison_of_one_class_stands_out_and_honest_mistakes_do_not() -> None:
-    draw = np.random.default_rng(0)
-    labels = np.arange(4000) % 10
-    guide, suspect = draw.uniform(0.01, 1, (2, 4000))
-    assert concentration(map_of(guide, suspect), labels)[0] < 0.5
-    poison = np.flatnonzero(labels == 3)[:40]
-    guide[poison], suspect[poison] = 1.0, draw.uniform(0.001, 0.01, 40)
-    assert concentration(map_of(guide, suspect), labels) == (1.0, 3)
+def test_where_none_stands_out_fixed_shares_are_taken() -> None:
+    guide, suspect = drawn_places(1000, 0)
+    places = map_of(guide / 1000, suspect / 1000)
+    assert parts(probability_split(places)) == parts(score_split(places))

@@ -62,12 +62,28 @@ def test_the_logits_are_the_mean_over_single_runs(toy_data: DataMaker, folds: in
     assert not torch.allclose(singles[0], singles[1])
 
 
-def test_a_run_is_a_training_on_all_samples_that_judges_the_same(toy_data: DataMaker) -> None:
+@pytest.mark.parametrize(("trajectory", "counted"), [(False, [5]), (True, [2, 3, 4, 5])])
+def test_a_run_is_a_training_on_all_samples_that_judges_the_same(
+    toy_data: DataMaker, trajectory: bool, counted: list[int]
+) -> None:
+    """At a constant learning rate, an epoch of a training is the end of a shorter one."""
     data = toy_data(90)
-    model = build(ModelCard("tiny_resnet", data.classes, data.size), seed=4)
-    train(model, data.images, data.labels, SHORT.training, seed=4, device=CPU)
-    expected = predict(model, data.images, device=CPU)
-    assert torch.equal(logits_of(data, SHORT, seed=4), expected)
+    recipe = SuspectRecipe(replace(QUICK, epochs=5), trajectory=trajectory)
+    expected = []
+    for epochs in counted:
+        model = build(ModelCard("tiny_resnet", data.classes, data.size), seed=4)
+        train(model, data.images, data.labels, replace(QUICK, epochs=epochs), seed=4, device=CPU)
+        expected.append(predict(model, data.images, device=CPU))
+    torch.testing.assert_close(logits_of(data, recipe, seed=4), torch.stack(expected).mean(0))
+
+
+def test_small_data_gets_more_epochs() -> None:
+    recipe = SuspectRecipe(QUICK, least_steps=12)
+    assert [recipe.training_on(n).epochs for n in (32, 64, 96, 97, 192, 6400)] == [
+        *(12, 6, 4, 3, 2, 2)
+    ]
+    assert recipe.passes(96) == 4
+    assert replace(recipe, runs=2, folds=3).passes(96) == 6 * 2 * 2
 
 
 class Killed(BaseException):
@@ -76,10 +92,17 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("batch", [1, 4, 6], ids=["at once", "between epochs", "second run"])
 @pytest.mark.parametrize("folds", [0, 2])
+@pytest.mark.parametrize("trajectory", [False, True], ids=["end", "trajectory"])
 def test_a_killed_suspect_continues_to_the_same_logits(
-    toy_data: DataMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, folds: int
+    toy_data: DataMaker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    batch: int,
+    folds: int,
+    trajectory: bool,
 ) -> None:
-    data, recipe = toy_data(64), SuspectRecipe(QUICK, runs=2, folds=folds)
+    data = toy_data(64)
+    recipe = SuspectRecipe(QUICK, runs=2, folds=folds, trajectory=trajectory)
     augment, count = training.augment, 0
 
     def dying(*arguments: Any, **options: Any) -> Tensor:
@@ -95,6 +118,26 @@ def test_a_killed_suspect_continues_to_the_same_logits(
         logits_of(data, recipe, folder=tmp_path)
     assert torch.equal(logits_of(data, recipe, folder=tmp_path), whole)
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_kill_before_the_checkpoint_counts_no_epoch_twice(
+    toy_data: DataMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = toy_data(40)
+    recipe = SuspectRecipe(replace(QUICK, epochs=3), trajectory=True)
+    whole = logits_of(data, recipe)
+    keep = training._keep
+
+    def dying(path: Path, model: Any, optimizer: Any, epochs: int) -> None:
+        if epochs == 2:
+            raise Killed
+        keep(path, model, optimizer, epochs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_keep", dying)
+        with pytest.raises(Killed):
+            logits_of(data, recipe, folder=tmp_path)
+    assert torch.equal(logits_of(data, recipe, folder=tmp_path), whole)
 
 
 def test_runs_that_were_kept_are_not_trained_again(

@@ -28,7 +28,6 @@ from cgd.unlearn import (
     RETARGET,
     Repair,
     Unlearning,
-    class_weights,
     released_loss,
     retarget_loss,
     transplant,
@@ -354,38 +353,6 @@ def test_mirroring_can_be_left_out(scene: Scene, monkeypatch: pytest.MonkeyPatch
     for flip in (True, False):
         scene.repair(replace(BRIEF, rounds=1, steps=1, flip=flip))
     assert asked == [(True, True), (True, False)]
-
-
-def with_triggered_of_other_classes(split: Split) -> Split:
-    """The split with every tenth clean sample in the triggered part."""
-    clean = np.delete(split.clean, np.s_[::10])
-    triggered = np.sort(np.concatenate([split.triggered, split.clean[::10]]))
-    return replace(split, clean=clean, triggered=triggered)
-
-
-def test_classes_weigh_as_much_as_they_are_over_represented(scene: Scene) -> None:
-    split = with_triggered_of_other_classes(scene.split)
-    labels, triggered = scene.data.labels.tolist(), set(split.triggered)
-    shares = []
-    for c in range(3):
-        of_class = [row for row, label in enumerate(labels) if label == c]
-        shares.append(sum(row in triggered for row in of_class) / len(of_class))
-    weights = class_weights(scene.data, split)
-    torch.testing.assert_close(
-        weights, torch.tensor([(share / max(shares)) ** 2 for share in shares])
-    )
-
-
-@pytest.mark.parametrize("mixed", [False, True], ids=["target alone", "other classes too"])
-def test_class_weights_matter_where_several_classes_are_triggered(
-    scene: Scene, mixed: bool
-) -> None:
-    split = with_triggered_of_other_classes(scene.split) if mixed else scene.split
-    weighed, plain = (
-        scene.repair(replace(BRIEF, weigh_classes=weigh), split=split).model
-        for weigh in (True, False)
-    )
-    assert weights_equal(weighed, plain) != mixed
 
 
 def planted(residual: Tensor) -> tuple[ImageData, Split, Tensor]:

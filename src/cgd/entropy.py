@@ -22,6 +22,7 @@ class EntropyMap:
     """What guide and suspect say about every given label; all arrays have n entries.
 
     Attributes:
+        label: int64, the given label.
         guide_label: int64, the guide's own label.
         guide_entropy: cross-entropy of the given label under the guide, in nats.
         guide_rank: its rank in (0, 1]; high = the guide contradicts the label.
@@ -29,6 +30,7 @@ class EntropyMap:
         suspect_rank: its rank in (0, 1]; low = the suspect learned the label early.
     """
 
+    label: NDArray[np.int64]
     guide_label: NDArray[np.int64]
     guide_entropy: Floats
     guide_rank: Floats
@@ -37,8 +39,8 @@ class EntropyMap:
 
     @property
     def poison_score(self) -> Floats:
-        """Guide rank minus suspect rank, in (-1, 1): high = contradicted, yet learned early."""
-        return self.guide_rank - self.suspect_rank
+        """High = contradicted, yet learned early; see `poison_score`."""
+        return poison_score(self.guide_rank, self.suspect_rank)
 
 
 def entropy_map(guide_logits: Tensor, suspect_logits: Tensor, labels: Tensor) -> EntropyMap:
@@ -62,6 +64,7 @@ def entropy_map(guide_logits: Tensor, suspect_logits: Tensor, labels: Tensor) ->
     guide = label_entropy(guide_logits, labels)
     suspect = label_entropy(suspect_logits, labels)
     return EntropyMap(
+        label=labels.numpy(),
         guide_label=guide_logits.argmax(1).numpy(),
         guide_entropy=guide,
         guide_rank=ranks(guide),
@@ -134,6 +137,31 @@ def label_entropy(logits: Tensor, labels: Tensor) -> Floats:
         chosen = scores.gather(1, labels[rows, None]).squeeze(1)
         entropies[rows] = scores.logsumexp(1) - chosen
     return entropies.numpy()
+
+
+def poison_score(guide_rank: Floats, suspect_rank: Floats) -> Floats:
+    """Log odds of the guide rank minus log odds of the suspect rank.
+
+    Log odds stretch the ends of both axes, where poison is: a sample among the first thousandth
+    that was learned counts for more than one among the first tenth.
+
+    Args:
+        guide_rank: float64 [n], in (0, 1].
+        suspect_rank: float64 [n], in (0, 1].
+
+    Returns:
+        float64 [n], 0 where the ranks agree.
+
+    >>> poison_score(np.array([1.0, 0.5]), np.array([0.5, 1.0])).round(2)
+    array([ 2.2, -2.2])
+    """
+    return _log_odds(guide_rank) - _log_odds(suspect_rank)
+
+
+def _log_odds(rank: Floats) -> Floats:
+    middle = rank.clip(1 / len(rank), 1) - 0.5 / len(rank)  # so that the last rank, 1, has odds too
+    odds: Floats = np.log(middle / (1 - middle))
+    return odds
 
 
 def ranks(values: Floats) -> Floats:

@@ -16,10 +16,11 @@ from cgd.files import read_tensors, write_tensors
 from cgd.guides import DEFAULT_GUIDE, Guide, open_guide
 from cgd.models import Classifier, ModelCard
 from cgd.presets import get_preset
-from cgd.split import Split, concentration
+from cgd.split import Split
 from cgd.suspect import SuspectRecipe, suspect_logits
 from cgd.training import pick_device, predict
 from cgd.unlearn import Repair, Unlearning, unlearn
+from cgd.verdict import concentration
 
 GUIDE_SCALE = 100.0
 """Guides give logits at the scale CLIP is trained with; a preset's scale is relative to it."""
@@ -95,7 +96,7 @@ def scan(
         split=settings.split(ranks),
         guide_logits=logits,
         seconds={"guide": guide_seconds, "suspect": suspect_seconds},
-        passes=0.0 if isinstance(recipe, Classifier) else recipe.passes,
+        passes=0.0 if isinstance(recipe, Classifier) else recipe.passes(len(data)),
         fingerprint=data.fingerprint,
     )
 
@@ -160,7 +161,7 @@ def repair(
     if scan.fingerprint != data.fingerprint:
         raise InputError(f"{data.source}: the scan is of other data; scan this data")
     check_fit(model, data)
-    if not force and not stands_out(data, scan, preset):
+    if not force and not stands_out(scan, preset):
         return Repair(copy.deepcopy(model), [], 0, 0)
     return unlearn(
         model,
@@ -197,9 +198,9 @@ def check_fit(model: Classifier, data: ImageData) -> None:
         )
 
 
-def stands_out(data: ImageData, scan: Scan, preset: str = "default") -> bool:
+def stands_out(scan: Scan, preset: str = "default") -> bool:
     """Tell whether one class holds enough of the most suspicious samples to look attacked."""
-    part, _ = concentration(scan.map, data.labels.numpy())
+    part, _ = concentration(scan.map)
     return part >= get_preset(preset).stands_out
 
 

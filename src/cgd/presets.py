@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from cgd import suspect, unlearn
 from cgd.entropy import EntropyMap
 from cgd.errors import InputError
-from cgd.split import Split, released_split, score_split
+from cgd.split import Split, probability_split, released_split
+from cgd.verdict import STANDS_OUT
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Preset:
         split: entropy map -> parts.
         unlearning: how the model is repaired.
         stands_out: repair only where one class holds at least this part of the most suspicious
-            samples (see `cgd.split.concentration`); 0 to repair always.
+            samples (see `cgd.verdict.concentration`); 0 to repair always.
     """
 
     scale: float
@@ -33,7 +34,7 @@ class Preset:
 
 PRESETS = {
     "released": Preset(1.0, suspect.RELEASED, False, released_split, unlearn.RELEASED, 0.0),
-    "default": Preset(100.0, suspect.SHORT, True, score_split, unlearn.RETARGET, 0.65),
+    "default": Preset(100.0, suspect.SHORT, True, probability_split, unlearn.RETARGET, STANDS_OUT),
 }
 
 

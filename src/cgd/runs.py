@@ -93,7 +93,7 @@ def write_scan(out: Path, data: ImageData, scan: Scan) -> None:
     columns: list[Any] = [
         data.index,
         data.paths,
-        data.labels.numpy(),
+        ranks.label,
         ranks.guide_label,
         ranks.guide_entropy,
         ranks.guide_rank,
@@ -134,7 +134,7 @@ def read_scan(folder: Path, data: ImageData) -> Scan:
     unlearning = result.get("unlearning", {}).get("passes", 0.0)
     stored = read_tensors(folder / GUIDE_LOGITS)["logits"]
     return Scan(
-        map=EntropyMap(guide_label=table["guide_label"].to_numpy(), **axes),
+        map=EntropyMap(table["label"].to_numpy(), table["guide_label"].to_numpy(), **axes),
         split=Split(*rows),
         guide_logits=stored * (config["scale"] / GUIDE_SCALE),
         seconds={stage: result["seconds"][stage] for stage in ("guide", "suspect")},

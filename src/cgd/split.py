@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from cgd.entropy import EntropyMap
 from cgd.errors import InputError
+from cgd.verdict import STANDS_OUT, concentration, poison_probability
 
 Rows = NDArray[np.int64]
 
@@ -79,44 +80,21 @@ def score_split(ranks: EntropyMap, triggered: float = 0.05, unused: float = 0.02
     return Split.from_masks(is_clean, is_triggered)
 
 
-def concentration(
-    ranks: EntropyMap, labels: NDArray[np.int64], top: float = 0.0025
-) -> tuple[float, int]:
-    """Find the class that holds most of the most suspicious samples.
+def probability_split(ranks: EntropyMap, triggered: float = 0.5, unused: float = 0.1) -> Split:
+    """Split by the probability of being poison for the class that stands out.
 
-    Poison for one target gathers in one class; honest mistakes and the guide's weak spots spread.
+    Where none does, nothing is known about the share of poison: `score_split`.
 
     Args:
         ranks: the entropy map.
-        labels: int64 [n], the given labels.
-        top: share of the samples, the highest poison scores, that is looked at; at least 20.
-
-    Returns:
-        The class's part of them, in 1 / classes to 1, as if all classes had as many samples; and
-        the number of the class.
+        triggered: samples that are more probably poison than this.
+        unused: those that are more probably poison than this, but not than `triggered`.
     """
-    first = np.argsort(-ranks.poison_score, kind="stable")[: max(20, round(top * len(labels)))]
-    shares = class_shares(labels, first, int(labels.max()) + 1)
-    return float(shares.max() / shares.sum()), int(shares.argmax())
-
-
-def class_shares(labels: NDArray[np.int64], rows: Rows, classes: int) -> NDArray[np.float64]:
-    """Share of each class's samples that is among `rows`.
-
-    A class with less than half the median number of samples counts as if it had so many: one or two
-    odd images of a rare class are no sign of anything.
-
-    Args:
-        labels: int64 [n].
-        rows: the chosen row numbers.
-        classes: number of classes.
-
-    Returns:
-        float64 [classes].
-    """
-    samples = np.bincount(labels, minlength=classes)
-    least = np.median(samples[samples > 0]) / 2
-    return np.bincount(labels[rows], minlength=classes) / np.maximum(samples, least)
+    part, target = concentration(ranks)
+    probability = poison_probability(ranks, target)
+    if part < STANDS_OUT or not (probability > triggered).any():
+        return score_split(ranks)
+    return Split.from_masks(probability <= unused, probability > triggered)
 
 
 def balanced_order(labels: NDArray[np.int64], generator: np.random.Generator) -> Rows:

@@ -1,6 +1,7 @@
 """The suspicious model: a short training on the untrusted data, and what it then thinks of it."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from cgd.data.dataset import ImageData
 from cgd.files import read_tensors, write_tensors
-from cgd.models import ModelCard, build
+from cgd.models import Classifier, ModelCard, build
 from cgd.training import Recipe, pick_device, predict, train
 
 
@@ -22,16 +23,31 @@ class SuspectRecipe:
         runs: independent runs whose logits are averaged.
         folds: 0 to train on all samples and predict the same ones; k >= 2 to train on k - 1 folds
             and predict the one left out.
+        least_steps: more epochs, where those of `training` have fewer steps than this.
+        trajectory: average the logits over the ends of the last two thirds of the epochs, instead
+            of taking those of the last one.
     """
 
     training: Recipe
     runs: int = 1
     folds: int = 0
+    least_steps: int = 0
+    trajectory: bool = False
 
-    @property
-    def passes(self) -> float:
-        """Passes over the data, with gradients."""
-        return self.training.epochs * self.runs * max(1, self.folds - 1)
+    def training_on(self, n: int) -> Recipe:
+        """How one run on `n` samples trains.
+
+        >>> SHORT.training_on(20_000).epochs, SHORT.training_on(1_500).epochs
+        (6, 9)
+        """
+        steps = math.ceil(n / self.training.batch_for(n))
+        enough = math.ceil(self.least_steps / steps)
+        return replace(self.training, epochs=max(self.training.epochs, enough))
+
+    def passes(self, n: int) -> float:
+        """Passes over `n` samples, with gradients."""
+        seen = n - n // self.folds if self.folds else n
+        return self.training_on(seen).epochs * self.runs * max(1, self.folds - 1)
 
 
 RELEASED = SuspectRecipe(
@@ -51,18 +67,21 @@ RELEASED = SuspectRecipe(
 
 SHORT = SuspectRecipe(
     Recipe(
-        epochs=3,
+        epochs=6,
         batch=128,
         lr=1e-3,
         optimizer="adam",
         schedule="constant",
         crop=False,
         flip=False,
-    )
+    ),
+    least_steps=450,
+    trajectory=True,
 )
-"""One run of three epochs."""
+"""One run; the mean over its epochs is steadier than any of them, and than a run of three epochs.
+"""
 
-OUT_OF_FOLD = SuspectRecipe(SHORT.training, folds=3)
+OUT_OF_FOLD = replace(SHORT, folds=3)
 """Each sample is judged by a model that has not seen it."""
 
 
@@ -118,17 +137,57 @@ def _one_run(
         judged = torch.from_numpy(np.flatnonzero(fold_of == fold))
         seen = torch.from_numpy(np.flatnonzero(fold_of != fold)) if recipe.folds else judged
         whole = len(judged) == n
-        model = train(
-            build(ModelCard(arch, data.classes, data.size), seed=seed + fold),
+        images = data.images if whole else data.images[judged]
+        training = recipe.training_on(len(seen))
+        model = build(ModelCard(arch, data.classes, data.size), seed=seed + fold)
+        kept = folder / f"suspect-{seed}-{fold}.partial" if folder else None
+        counted = training.epochs - training.epochs // 3 if recipe.trajectory else 1
+        mean = _Mean(model, images, training.epochs - counted, device, kept)
+        train(
+            model,
             data.images if whole else data.images[seen],
             data.labels if whole else data.labels[seen],
-            recipe.training,
+            training,
             seed=seed + fold,
             device=device,
-            checkpoint=folder / f"suspect-{seed}-{fold}.partial" if folder else None,
+            checkpoint=kept,
             label=f"suspect (fold {fold + 1} of {recipe.folds})" if recipe.folds else "suspect",
+            after_epoch=mean.add,
         )
-        logits[judged] = predict(
-            model, data.images if whole else data.images[judged], device=device
-        )
+        logits[judged] = mean.finish() / counted
     return logits
+
+
+class _Mean:
+    """Adds up a model's logits after the epochs that count; what it has survives a kill."""
+
+    def __init__(
+        self,
+        model: Classifier,
+        images: Tensor,
+        left_out: int,
+        device: torch.device,
+        checkpoint: Path | None,
+    ) -> None:
+        self.model, self.images, self.device = model, images, device
+        self.path = checkpoint.with_suffix(".sum.partial") if checkpoint else None
+        self.total = torch.zeros(len(images), len(model.card.classes))
+        self.last = left_out
+        if self.path and self.path.is_file():
+            stored = read_tensors(self.path)
+            self.total, self.last = stored["total"], int(stored["last"])
+
+    def add(self, epoch: int) -> None:
+        """Add the logits of the model as it is after `epoch` (from 1), unless that was done."""
+        if epoch <= self.last:
+            return
+        self.total += predict(self.model, self.images, device=self.device)
+        self.last = epoch
+        if self.path:
+            write_tensors(self.path, {"total": self.total, "last": torch.tensor(epoch)})
+
+    def finish(self) -> Tensor:
+        """Return the sum; nothing is kept any more."""
+        if self.path:
+            self.path.unlink(missing_ok=True)
+        return self.total

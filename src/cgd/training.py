@@ -232,6 +232,7 @@ def train(
     checkpoint: Path | None = None,
     label: str = "training",
     change: Change | None = None,
+    after_epoch: Callable[[int], None] | None = None,
 ) -> Classifier:
     """Train `model` in place on labelled images with cross-entropy.
 
@@ -246,6 +247,8 @@ def train(
             it is there and it is removed at the end.
         label: what the progress display calls this.
         change: applied to each batch before augmentation.
+        after_epoch: called with the number of each epoch (from 1) when it ends; once more for the
+            same epoch when a training is killed between this call and its checkpoint.
 
     Returns:
         `model`, in evaluation mode.
@@ -279,6 +282,8 @@ def train(
             raise InputError(
                 f"{label}: the loss became {mean_loss} in epoch {epoch + 1}; lower --lr"
             )
+        if after_epoch:
+            after_epoch(epoch + 1)
         if checkpoint:
             _keep(checkpoint, model, optimizer, epoch + 1)
     if checkpoint:

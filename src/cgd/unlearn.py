@@ -22,7 +22,7 @@ from cgd.errors import InputError
 from cgd.metrics import accuracy
 from cgd.models import Classifier
 from cgd.progress import track
-from cgd.split import Split, balanced_order, class_shares
+from cgd.split import Split, balanced_order
 from cgd.training import (
     augment,
     autocast,
@@ -36,6 +36,7 @@ from cgd.training import (
     take,
     to_device,
 )
+from cgd.verdict import class_shares
 
 HELD_OUT = 0.1
 
@@ -114,8 +115,6 @@ class Unlearning:
         schedule: `constant`, or `one_cycle` over all rounds.
         transplanted: so many clean images a step are shown once more, with the common residual of
             the triggered part added and their own label.
-        weigh_classes: count each triggered sample by how over-represented its given label is (see
-            `class_weights`).
         weight_decay: L2 penalty.
         tolerance: stop, and go back one round, when the held-out accuracy falls by more than so
             many points below the best of the rounds, or to half of what it was before them.
@@ -132,7 +131,6 @@ class Unlearning:
     passes: float = 2.0
     schedule: Literal["one_cycle", "constant"] = "constant"
     transplanted: int = 0
-    weigh_classes: bool = False
     weight_decay: float = 5e-4
     tolerance: float = 1.0
     flip: bool = True
@@ -154,7 +152,6 @@ RETARGET = Unlearning(
     clean_batch=256,
     triggered_batch=64,
     transplanted=64,
-    weigh_classes=True,
     lr=0.02,
     momentum=0.9,
     schedule="one_cycle",
@@ -265,8 +262,6 @@ class _Objective:
         self.images, self.labels = to_device(data.images, device), data.labels.to(device)
         self.guide = guide_logits.to(device)
         self.residual = trigger_residual(data, split, guide_logits) if recipe.transplanted else None
-        even = torch.ones(len(data.classes))
-        self.weights = (class_weights(data, split) if recipe.weigh_classes else even).to(device)
         self.images_seen = 0
 
     def __call__(self, rows: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
@@ -283,7 +278,7 @@ class _Objective:
         student, suspicious = logits.split([len(known), len(triggered)])
         given = self.labels[triggered]
         loss = LOSSES[self.recipe.loss](suspicious, given, self.guide[triggered])
-        return F.cross_entropy(student, self.labels[known]) + (self.weights[given] * loss).mean()
+        return F.cross_entropy(student, self.labels[known]) + loss.mean()
 
 
 def trigger_residual(data: ImageData, split: Split, guide_logits: Tensor) -> Tensor:
@@ -303,18 +298,6 @@ def trigger_residual(data: ImageData, split: Split, guide_logits: Tensor) -> Ten
     means = _class_means(data.images, labels, split.clean, classes)
     seen_as = guide_logits.argmax(1)[rows]
     return _mean_image(data.images, rows) - means[seen_as].mean(0)
-
-
-def class_weights(data: ImageData, split: Split) -> Tensor:
-    """Weight of a class's triggered samples: the square of its triggered share over the largest.
-
-    Poison gathers in the attacker's class; samples that the guide merely misjudged do not.
-
-    Returns:
-        float32 [classes], in 0..1.
-    """
-    shares = class_shares(data.labels.numpy(), split.triggered, len(data.classes))
-    return torch.from_numpy((shares / shares.max()) ** 2).float()
 
 
 def _class_means(

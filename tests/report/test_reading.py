@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -33,7 +34,7 @@ def write_table(path: Path, columns: dict[str, Any]) -> Path:
 
 def test_good_scores_are_read(tmp_path: Path) -> None:
     scores = read_scores(write_table(tmp_path / "s.parquet", GOOD), 2)
-    assert scores.poison_score.tolist() == [-0.5, 0.5]
+    assert scores.poison_score.tolist() == pytest.approx([-np.log(9), np.log(9)])
     assert scores.part.tolist() == ["clean", "triggered"]
 
 

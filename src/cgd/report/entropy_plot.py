@@ -25,22 +25,11 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Line:
-    """Where the poison score reaches a limit: end points in a square of `SIDE` units."""
-
-    x1: float
-    y1: float
-    x2: float
-    y2: float
-
-
-@dataclass(frozen=True)
 class EntropyPlot:
     """What the template draws."""
 
     side: int
     layers: tuple[Layer, ...]
-    limits: tuple[Line, ...]
 
 
 def entropy_plot(suspect_rank: Floats, guide_rank: Floats, part: NDArray[np.str_]) -> EntropyPlot:
@@ -60,19 +49,4 @@ def entropy_plot(suspect_rank: Floats, guide_rank: Floats, part: NDArray[np.str_
             layers.append(Layer(name, path=dots(x, y, SIDE)))
         else:
             layers.append(Layer(name, picture=density(x, y, colour, bins=bins, full=full)))
-    return EntropyPlot(SIDE, tuple(layers), _limits(guide_rank - suspect_rank, part))
-
-
-def _limits(score: Floats, part: NDArray[np.str_]) -> tuple[Line, ...]:
-    """Return the lines between the parts, if the poison score alone divides them."""
-    lines = []
-    for above in (part == "triggered", part != "clean"):
-        if above.any() and not above.all() and score[above].min() >= score[~above].max():
-            lines.append(_diagonal((score[above].min() + score[~above].max()) / 2))
-    return tuple(lines)
-
-
-def _diagonal(limit: float) -> Line:
-    """Clip guide rank - suspect rank = limit, with limit in [-1, 1], to the square."""
-    left, right = max(0.0, -limit), min(1.0, 1 - limit)
-    return Line(SIDE * left, SIDE * (1 - left - limit), SIDE * right, SIDE * (1 - right - limit))
+    return EntropyPlot(SIDE, tuple(layers))

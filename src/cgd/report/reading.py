@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cgd.entropy import poison_score
 from cgd.errors import InputError
 from cgd.files import read_json
 
@@ -55,8 +56,8 @@ class Scores:
 
     @property
     def poison_score(self) -> NDArray[np.float64]:
-        """Guide rank minus suspect rank."""
-        return self.guide_rank - self.suspect_rank
+        """See `cgd.entropy.poison_score`."""
+        return poison_score(self.guide_rank, self.suspect_rank)
 
     def paths(self, rows: NDArray[np.int64]) -> list[str]:
         """Read the paths of some rows."""

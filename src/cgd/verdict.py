@@ -1,0 +1,116 @@
+"""Which class an attack gathers in, and how probably each of its samples is poison.
+
+Pure array functions of the entropy map.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cgd.entropy import EntropyMap
+
+if TYPE_CHECKING:
+    from sklearn.mixture import GaussianMixture
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+STANDS_OUT = 0.65
+"""A class that holds this part of the most suspicious samples looks attacked."""
+
+STARTS = (0.01, 0.05, 0.2, 0.5)
+
+FEWEST = 10
+"""With fewer samples in a class, nothing is said about them."""
+
+
+def concentration(ranks: EntropyMap, top: float = 0.0025) -> tuple[float, int]:
+    """Find the class that holds most of the most suspicious samples.
+
+    Poison for one target gathers in one class; honest mistakes and the guide's weak spots spread.
+
+    Args:
+        ranks: the entropy map.
+        top: share of the samples, the highest poison scores, that is looked at; at least 20.
+
+    Returns:
+        The class's part of them, in 1 / classes to 1, as if all classes had as many samples; and
+        the number of the class.
+    """
+    labels = ranks.label
+    first = np.argsort(-ranks.poison_score, kind="stable")[: max(20, round(top * len(labels)))]
+    shares = class_shares(labels, first, int(labels.max()) + 1)
+    return float(shares.max() / shares.sum()), int(shares.argmax())
+
+
+def poison_probability(ranks: EntropyMap, target: int) -> Floats:
+    """Estimate how probably each sample was given its label by an attacker of class `target`.
+
+    The poison scores within the class are taken for a mixture of two normal distributions, of
+    which the higher one is poison. Other classes are no measure of it: some are easy and known to
+    the guide, some are neither.
+
+    Args:
+        ranks: the entropy map.
+        target: number of the class.
+
+    Returns:
+        float64 [n], in 0..1, never falling with the score; 0 for samples of other classes.
+    """
+    probability = np.zeros(len(ranks.label))
+    rows = np.flatnonzero(ranks.label == target)
+    rows = rows[np.argsort(ranks.poison_score[rows], kind="stable")]
+    if len(rows) < FEWEST:
+        return probability
+    score = ranks.poison_score[rows, None]
+    mixture = _two_normals(score)
+    low, high = np.argsort(mixture.means_[:, 0])
+    found = mixture.predict_proba(score)[:, high]
+    found[score[:, 0] < mixture.means_[low, 0]] = 0  # where the wider of the two is above again
+    probability[rows] = np.maximum.accumulate(found)
+    return probability
+
+
+def _two_normals(score: Floats) -> "GaussianMixture":
+    """Fit two normals to ascending scores [n, 1]: the likeliest of several starts, in each of
+    which another share of the highest ones is poison.
+
+    Each variance is raised by a tenth of that of all scores: else the likeliest fit may be a spike
+    on a few equal scores.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    fitted = []
+    least = max(0.1 * float(score.var()), 1e-9)
+    for share in STARTS:
+        first = min(max(2, round(share * len(score))), len(score) - 2)
+        parts = score[:-first], score[-first:]
+        mixture = GaussianMixture(
+            2,
+            reg_covar=least,
+            weights_init=[len(part) / len(score) for part in parts],
+            means_init=[part.mean(0) for part in parts],
+            precisions_init=[[[1 / (part.var() + least)]] for part in parts],
+        )
+        fitted.append(mixture.fit(score))
+    return max(fitted, key=lambda mixture: mixture.lower_bound_)
+
+
+def class_shares(labels: Ints, rows: Ints, classes: int) -> Floats:
+    """Share of each class's samples that is among `rows`.
+
+    A class with less than half the median number of samples counts as if it had so many: one or two
+    odd images of a rare class are no sign of anything.
+
+    Args:
+        labels: int64 [n].
+        rows: the chosen row numbers.
+        classes: number of classes.
+
+    Returns:
+        float64 [classes].
+    """
+    samples = np.bincount(labels, minlength=classes)
+    least = np.median(samples[samples > 0]) / 2
+    return np.bincount(labels[rows], minlength=classes) / np.maximum(samples, least)
