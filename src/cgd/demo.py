@@ -20,7 +20,6 @@ from cgd.pipeline import repair, scan
 from cgd.progress import say
 from cgd.report import write_report
 from cgd.runs import evaluation_record, run_folder, scan_record, write_scan
-from cgd.suspect import SHORT
 from cgd.terminal import print_before_after
 from cgd.training import Recipe, pick_device, train
 from cgd.unlearn import RETARGET
@@ -36,8 +35,6 @@ ARCH = "small_resnet"
 RATE = 0.05
 TARGET = 0
 VICTIM = Recipe(flip=False)
-SUSPECT = replace(SHORT, runs=5)
-"""Averaged: on 1,297 images, single runs of a few hundred steps differ too much."""
 REPAIR = replace(RETARGET, flip=False)
 
 
@@ -94,7 +91,7 @@ def run_demo(out: Path, *, seed: int = 0, device: torch.device | None = None) ->
     with run_folder(out, "demo", _settings(data, manifest, seed, device)):
         say(f"{len(manifest.poison)} of {len(data)} digits get a white corner and the label 'zero'")
         victim, victim_seconds = _timed(lambda: _victim(data, seed, device))
-        found = scan(data, GUIDE, suspect=SUSPECT, seed=seed, device=device, folder=out)
+        found = scan(data, GUIDE, seed=seed, device=device, folder=out)
         repaired, repair_seconds = _timed(
             lambda: repair(victim, data, found, recipe=REPAIR, seed=seed, device=device)
         )
