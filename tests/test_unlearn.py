@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,6 @@ from cgd.unlearn import (
     RETARGET,
     Repair,
     Unlearning,
-    released_loss,
-    retarget_loss,
     transplant,
     trigger_residual,
     unlearn,
@@ -53,6 +52,11 @@ def softmax(row: NDArray[np.float64]) -> NDArray[np.float64]:
     return powers / powers.sum()
 
 
+def loss_of(recipe: Unlearning) -> Any:
+    """The loss on the triggered part, with the recipe's weights."""
+    return partial(LOSSES[recipe.loss], a=recipe.a, b=recipe.b, t=recipe.t)
+
+
 def slow_released(s: Any, y: int, g: Any) -> float:
     """0.0005 * 9 * KL(softmax(guide/3) || softmax(student/3)) + 0.025 * log(p_label + 1e-6)."""
     pairs = zip(softmax(g / 3), softmax(s / 3), strict=True)
@@ -69,9 +73,7 @@ def slow_retarget(s: Any, y: int, g: Any) -> float:
     return 0.3 * teach + 0.05 * math.log(softmax(s)[y] + 1e-6)
 
 
-@pytest.mark.parametrize(
-    ("loss", "slow"), [(released_loss, slow_released), (retarget_loss, slow_retarget)]
-)
+@pytest.mark.parametrize(("recipe", "slow"), [(RELEASED, slow_released), (RETARGET, slow_retarget)])
 @settings(max_examples=50, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
@@ -80,25 +82,27 @@ def slow_retarget(s: Any, y: int, g: Any) -> float:
     scale=st.sampled_from([0.05, 1.0, 15.0]),
 )
 def test_losses_equal_their_formulas(
-    loss: Any, slow: Any, seed: int, n: int, classes: int, scale: float
+    recipe: Unlearning, slow: Any, seed: int, n: int, classes: int, scale: float
 ) -> None:
     draw = np.random.default_rng(seed)
     student, guide = scale * draw.normal(size=(2, n, classes))
     labels = draw.integers(0, classes, n)
-    values = loss(*(torch.from_numpy(array) for array in (student, labels, guide)))
+    values = loss_of(recipe)(*(torch.from_numpy(array) for array in (student, labels, guide)))
     expected = [slow(*sample) for sample in zip(student, labels, guide, strict=True)]
     np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-def test_a_step_down_the_loss_takes_belief_from_a_label_that_the_guide_rejects(loss: Any) -> None:
+@pytest.mark.parametrize("recipe", [RELEASED, RETARGET], ids=["released", "retarget"])
+def test_a_step_down_the_loss_takes_belief_from_a_label_that_the_guide_rejects(
+    recipe: Unlearning,
+) -> None:
     draw = seeded(1)
     student, guide = torch.randn(2, 50, 5, generator=draw)
     labels = torch.randint(0, 5, (50,), generator=draw)
     student[torch.arange(50), labels] += 5
     guide[torch.arange(50), labels] -= 5
     student.requires_grad_()
-    (gradient,) = torch.autograd.grad(loss(student, labels, guide).sum(), student)
+    (gradient,) = torch.autograd.grad(loss_of(recipe)(student, labels, guide).sum(), student)
     believed = [x.softmax(1)[torch.arange(50), labels] for x in (student, student - gradient)]
     assert (believed[1] < believed[0]).all()
 
@@ -107,8 +111,18 @@ def test_retargeting_ignores_how_much_the_guide_likes_the_given_label() -> None:
     student, guide = torch.randn(2, 8, 4, generator=seeded(2))
     labels = torch.arange(8) % 4
     convinced = guide.scatter(1, labels[:, None], 100.0)
-    first, second = (retarget_loss(student, labels, opinion) for opinion in (guide, convinced))
+    loss = loss_of(RETARGET)
+    first, second = (loss(student, labels, opinion) for opinion in (guide, convinced))
     torch.testing.assert_close(first, second)
+
+
+def test_a_higher_temperature_flattens_the_new_target() -> None:
+    """At an infinite one, the target is even over all classes but the given one."""
+    student, guide = torch.randn(2, 8, 4, generator=seeded(2))
+    labels = torch.arange(8) % 4
+    values = LOSSES["retarget"](student, labels, guide, a=1.0, b=0.0, t=1e9)
+    others = torch.ones(8, 4).scatter(1, labels[:, None], 0.0) / 3
+    torch.testing.assert_close(values, -(others * student.log_softmax(1)).sum(1))
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,9 @@ from cgd.models import Classifier, ModelCard, load_checkpoint, load_model
 from cgd.pipeline import Scan, check_fit
 from cgd.presets import get_preset
 from cgd.progress import say
-from cgd.suspect import OUT_OF_FOLD, RELEASED, SHORT, SuspectRecipe
+from cgd.suspect import SUSPECTS, SuspectRecipe
 from cgd.training import pick_device
 
-SUSPECTS = {"short": SHORT, "released": RELEASED, "out-of-fold": OUT_OF_FOLD}
 OWN = "checkpoint"
 
 

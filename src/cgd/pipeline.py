@@ -15,7 +15,7 @@ from cgd.errors import InputError
 from cgd.files import read_tensors, write_tensors
 from cgd.guides import DEFAULT_GUIDE, Guide, open_guide
 from cgd.models import Classifier, ModelCard
-from cgd.presets import get_preset
+from cgd.presets import Preset, get_preset
 from cgd.split import Split
 from cgd.suspect import SuspectRecipe, suspect_logits
 from cgd.training import pick_device, predict
@@ -51,7 +51,7 @@ def scan(
     data: ImageData,
     guide: str | Guide = DEFAULT_GUIDE,
     *,
-    preset: str = "default",
+    preset: str | Preset = "default",
     suspect: SuspectRecipe | Classifier | None = None,
     arch: str = "small_resnet",
     scale: float | None = None,
@@ -64,7 +64,7 @@ def scan(
     Args:
         data: the untrusted data.
         guide: a guide, or its name (see `cgd.guides`).
-        preset: `default` or `released`.
+        preset: `default`, `released`, or settings of your own.
         suspect: another suspect than the preset's, or an own model trained on the data.
         arch: architecture of the suspect.
         scale: another guide scale than the preset's (1 = raw cosines, 100 = as CLIP is trained).
@@ -106,7 +106,7 @@ def defend(
     data: ImageData,
     scan: Scan,
     *,
-    preset: str = "default",
+    preset: str | Preset = "default",
     recipe: Unlearning | None = None,
     card: ModelCard | None = None,
     force: bool = False,
@@ -120,7 +120,7 @@ def defend(
             logits [n, classes].
         data: the untrusted data, at the model's input size.
         scan: its scan.
-        preset: `default` or `released`.
+        preset: `default`, `released`, or settings of your own.
         recipe: other unlearning settings than the preset's.
         card: how to feed a plain module (mean and std); default: mean 0.5, std 0.25.
         force: repair even where no class stands out among the most suspicious samples.
@@ -147,7 +147,7 @@ def repair(
     data: ImageData,
     scan: Scan,
     *,
-    preset: str = "default",
+    preset: str | Preset = "default",
     recipe: Unlearning | None = None,
     force: bool = False,
     seed: int = 0,
@@ -198,7 +198,7 @@ def check_fit(model: Classifier, data: ImageData) -> None:
         )
 
 
-def stands_out(scan: Scan, preset: str = "default") -> bool:
+def stands_out(scan: Scan, preset: str | Preset = "default") -> bool:
     """Tell whether one class holds enough of the most suspicious samples to look attacked."""
     part, _ = concentration(scan.map)
     return part >= get_preset(preset).stands_out

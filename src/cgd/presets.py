@@ -38,12 +38,14 @@ PRESETS = {
 }
 
 
-def get_preset(name: str) -> Preset:
-    """Look a preset up.
+def get_preset(preset: str | Preset) -> Preset:
+    """Look a preset up by its name; another one is taken as it is.
 
     Raises:
         InputError: no such preset.
     """
-    if name not in PRESETS:
-        raise InputError(f"preset {name!r} is unknown; there are {', '.join(PRESETS)}")
-    return PRESETS[name]
+    if isinstance(preset, Preset):
+        return preset
+    if preset not in PRESETS:
+        raise InputError(f"preset {preset!r} is unknown; there are {', '.join(PRESETS)}")
+    return PRESETS[preset]

@@ -84,6 +84,8 @@ SHORT = SuspectRecipe(
 OUT_OF_FOLD = replace(SHORT, folds=3)
 """Each sample is judged by a model that has not seen it."""
 
+SUSPECTS = {"short": SHORT, "released": RELEASED, "out-of-fold": OUT_OF_FOLD}
+
 
 def suspect_logits(
     data: ImageData,

@@ -46,9 +46,9 @@ def released_loss(
     labels: Tensor,
     guide: Tensor,
     *,
-    a: float = 5e-4,
-    b: float = 0.025,
-    t: float = 3.0,
+    a: float,
+    b: float,
+    t: float,
 ) -> Tensor:
     """The released loss on the triggered part (CGD, arXiv 2507.05113): distil and push away.
 
@@ -71,11 +71,17 @@ def released_loss(
 
 
 def retarget_loss(
-    student: Tensor, labels: Tensor, guide: Tensor, *, a: float = 0.3, b: float = 0.05
+    student: Tensor,
+    labels: Tensor,
+    guide: Tensor,
+    *,
+    a: float,
+    b: float,
+    t: float,
 ) -> Tensor:
     """Give triggered images the guide's opinion, the given label ruled out.
 
-    a * cross-entropy to the guide's softmax without the given label + b * log(p_label + 1e-6).
+    a * cross-entropy to softmax(guide / T) without the given label + b * log(p_label + 1e-6).
 
     Args:
         student: logits [n, classes] of the model under repair.
@@ -83,11 +89,12 @@ def retarget_loss(
         guide: the guide's logits [n, classes].
         a: weight of the new target.
         b: weight of the push away from the given label.
+        t: temperature.
 
     Returns:
         float [n].
     """
-    rest = guide.scatter(1, labels[:, None], float("-inf"))
+    rest = (guide / t).scatter(1, labels[:, None], float("-inf"))
     teach = -(F.softmax(rest, 1) * F.log_softmax(student, 1)).sum(1)
     return a * teach + b * _log_given(student, labels)
 
@@ -105,6 +112,9 @@ class Unlearning:
 
     Attributes:
         loss: loss on the triggered part: `released` or `retarget`.
+        a: its weight of the guide's opinion.
+        b: its weight of the push away from the given label.
+        t: temperature of the guide's opinion.
         rounds: at most so many rounds, each followed by a look at held-out clean samples.
         steps: steps a round.
         passes: end a round early when the balanced clean part has been seen so many times.
@@ -122,6 +132,9 @@ class Unlearning:
     """
 
     loss: Literal["released", "retarget"]
+    a: float
+    b: float
+    t: float
     rounds: int
     steps: int
     clean_batch: int
@@ -138,6 +151,9 @@ class Unlearning:
 
 RELEASED = Unlearning(
     loss="released",
+    a=5e-4,
+    b=0.025,
+    t=3.0,
     rounds=10,
     steps=200,
     clean_batch=256,
@@ -147,6 +163,9 @@ RELEASED = Unlearning(
 )
 RETARGET = Unlearning(
     loss="retarget",
+    a=0.3,
+    b=0.05,
+    t=1.0,
     rounds=6,
     steps=50,
     clean_batch=256,
@@ -261,6 +280,7 @@ class _Objective:
         self.model, self.recipe, self.device = model, recipe, device
         self.images, self.labels = to_device(data.images, device), data.labels.to(device)
         self.guide = guide_logits.to(device)
+        self.loss = partial(LOSSES[recipe.loss], a=recipe.a, b=recipe.b, t=recipe.t)
         self.residual = trigger_residual(data, split, guide_logits) if recipe.transplanted else None
         self.images_seen = 0
 
@@ -277,7 +297,7 @@ class _Objective:
         known = torch.cat([again, clean])
         student, suspicious = logits.split([len(known), len(triggered)])
         given = self.labels[triggered]
-        loss = LOSSES[self.recipe.loss](suspicious, given, self.guide[triggered])
+        loss = self.loss(suspicious, given, self.guide[triggered])
         return F.cross_entropy(student, self.labels[known]) + loss.mean()
 
 
