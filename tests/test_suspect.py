@@ -74,7 +74,31 @@ def test_a_run_is_a_training_on_all_samples_that_judges_the_same(
         model = build(ModelCard("tiny_resnet", data.classes, data.size), seed=4)
         train(model, data.images, data.labels, replace(QUICK, epochs=epochs), seed=4, device=CPU)
         expected.append(predict(model, data.images, device=CPU))
-    torch.testing.assert_close(logits_of(data, recipe, seed=4), torch.stack(expected).mean(0))
+    torch.testing.assert_close(logits_of(data, recipe, seed=4)[0], torch.stack(expected).mean(0))
+
+
+def test_early_looks_are_taken_when_so_many_answers_are_right(
+    toy_data: DataMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looks that were never due are the last one."""
+    monkeypatch.setattr(training, "WATCHED", 2)
+    data = toy_data(320)
+    told: list[tuple[float, Tensor]] = []
+    watch = suspect._Looks.watch
+
+    def spy(looks: Any, right: float) -> None:
+        told.append((right, predict(looks.model, data.images, device=CPU)))
+        watch(looks, right)
+
+    monkeypatch.setattr(suspect._Looks, "watch", spy)
+    early = (0.2, 0.6, 0.7, 1.5)
+    looks = logits_of(data, SuspectRecipe(replace(QUICK, epochs=4), early=early))
+    assert len(looks) == 5
+    for share, look in zip(early, looks, strict=False):
+        due = [seen for right, seen in told if right >= share]
+        torch.testing.assert_close(look, due[0] if due else looks[-1])
+    assert torch.equal(looks[3], looks[4])
+    assert not torch.equal(looks[0], looks[4])
 
 
 def test_small_data_gets_more_epochs() -> None:
@@ -92,17 +116,18 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("batch", [1, 4, 6], ids=["at once", "between epochs", "second run"])
 @pytest.mark.parametrize("folds", [0, 2])
-@pytest.mark.parametrize("trajectory", [False, True], ids=["end", "trajectory"])
+@pytest.mark.parametrize("early", [(), (0.0, 0.35, 2.0)], ids=["end", "looks"])
 def test_a_killed_suspect_continues_to_the_same_logits(
     toy_data: DataMaker,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     batch: int,
     folds: int,
-    trajectory: bool,
+    early: tuple[float, ...],
 ) -> None:
+    monkeypatch.setattr(training, "WATCHED", 1)
     data = toy_data(64)
-    recipe = SuspectRecipe(QUICK, runs=2, folds=folds, trajectory=trajectory)
+    recipe = SuspectRecipe(QUICK, runs=2, folds=folds, trajectory=bool(early), early=early)
     augment, count = training.augment, 0
 
     def dying(*arguments: Any, **options: Any) -> Tensor:
@@ -167,7 +192,7 @@ def test_out_of_fold_no_label_reaches_the_model_that_judges_it(
     data, recipe = toy_data(61), SuspectRecipe(replace(QUICK, epochs=1), folds=folds)
     before = logits_of(data, recipe)
     for row in (0, 33):
-        unmoved = (logits_of(relabelled(data, row), recipe) == before).all(1).numpy()
+        unmoved = (logits_of(relabelled(data, row), recipe) == before)[0].all(1).numpy()
         assert unmoved[row]
         assert unmoved.sum() in (61 // folds, -(-61 // folds))
 
@@ -177,7 +202,7 @@ def test_random_labels_are_learned_in_sample_and_cannot_be_out_of_fold(toy_data:
     data = replace(data, labels=torch.from_numpy(np.random.default_rng(0).integers(0, 3, 60)))
     recipe = replace(QUICK, epochs=12, batch=16, lr=1e-2)
     agreement = [
-        (logits_of(data, SuspectRecipe(recipe, folds=folds)).argmax(1) == data.labels)
+        (logits_of(data, SuspectRecipe(recipe, folds=folds))[0].argmax(1) == data.labels)
         .float()
         .mean()
         for folds in (0, OUT_OF_FOLD.folds)
@@ -190,7 +215,7 @@ def test_random_labels_are_learned_in_sample_and_cannot_be_out_of_fold(toy_data:
 def test_poison_is_learned_before_the_rest(toy_data: DataMaker, recipe: SuspectRecipe) -> None:
     attack = make_attack("badnets", patch=8)
     data, manifest = poison(toy_data(600, tint=3), attack, rate=0.1)
-    chances = logits_of(data, recipe).softmax(1)
+    chances = logits_of(data, recipe)[-1].softmax(1)
     doubt = -chances.gather(1, data.labels[:, None]).log().squeeze(1)
     is_poison = torch.zeros(600, dtype=torch.bool)
     is_poison[manifest.poison] = True

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from cgd.errors import InputError
+from cgd.errors import CellsFailed, InputError
 from cgd.text import plain
 
 app = typer.Typer(
@@ -337,17 +337,23 @@ def bench(
     data: Annotated[Path, typer.Option(help="Folder that holds the suite's data sets.")],
     out: Out = Path("bench"),
     device: Device = "auto",
+    jobs: Annotated[
+        int, typer.Option(min=0, help="Processes; 0 for one a GPU, or one a CPU core.")
+    ] = 0,
+    full: Annotated[
+        bool, typer.Option("--full", help="Take the suite's [full] settings: for a large GPU.")
+    ] = False,
 ) -> None:
-    """Run a grid of experiments: attacks x defences x seeds.
+    """Run grids of experiments: attacks x rates x models x guides x defences x seeds.
 
-    Each cell is stored once; the same command continues a stopped grid. Writes cells.parquet and
-    table.md.
+    Each cell is stored once; the same command continues a stopped grid, and tries failed cells
+    again. Writes cells.parquet, the table as Markdown, CSV and LaTeX, and the suite's plots.
 
     Example: cgd bench suites/main.toml --data data/ --out bench
     """
     from cgd import commands
 
-    commands.bench(suite, data, out, device)
+    commands.bench(suite, data, out, device, jobs, full)
 
 
 @app.command()
@@ -378,6 +384,9 @@ def _exit_code(run: Callable[[], Any]) -> int:
     except InputError as error:
         print(f"cgd: {plain(error, 2000)}", file=sys.stderr)
         return 2
+    except CellsFailed as error:
+        print(f"cgd: {plain(error, 2000)}", file=sys.stderr)
+        return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"cgd: {where}{error.strerror or error}", file=sys.stderr)

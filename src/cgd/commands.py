@@ -17,7 +17,7 @@ from cgd.attacks.preview import shown, write_preview
 from cgd.attacks.stealth import stealth
 from cgd.attacks.storing import Format
 from cgd.data import ImageData, load
-from cgd.errors import InputError
+from cgd.errors import CellsFailed, InputError
 from cgd.evaluation import Evaluation, effectiveness
 from cgd.files import copy_file, read_json, write_json, write_text
 from cgd.inputs import (
@@ -298,13 +298,23 @@ def report(run: Path, source: str | None) -> None:
     print(write_report(run, data))
 
 
-def bench(suite_path: Path, data: Path, out: Path, device: str) -> None:
-    """`cgd bench`: run what is missing of a suite and render its table."""
-    from cgd.bench import read_suite, render, run_suite, write_cells
+def bench(suite_path: Path, data: Path, out: Path, device: str, jobs: int, full: bool) -> None:
+    """`cgd bench`: run what is missing of a suite, render its tables and draw its plots."""
+    from cgd.bench import RENDERERS, draw, read_suite, run_suite, write_cells
 
-    suite, where = read_suite(suite_path), pick_device(device)
+    suite, where = read_suite(suite_path, full=full), pick_device(device)
+    if not jobs:
+        jobs = torch.cuda.device_count() if where.type == "cuda" else torch.get_num_threads()
     with runs.run_folder(out, "bench", {"suite": asdict(suite)}):
-        cells = run_suite(suite, data, out, where)
+        cells = run_suite(suite, data, out, where, jobs)
     write_cells(out / "cells.parquet", cells)
-    write_text(out / "table.md", render(cells))
+    for ending, render in RENDERERS.items():
+        write_text(out / f"table.{ending}", render(cells))
+    for plot in suite.plots:
+        print(draw(plot, cells, out))
     print(out / "table.md")
+    if failed := [cell for cell in cells if "error" in cell]:
+        raise CellsFailed(
+            f"{len(failed)} of {len(cells)} cells failed, the first with: {failed[0]['error']}; "
+            "the same command tries them again"
+        )

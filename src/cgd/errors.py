@@ -1,4 +1,4 @@
-"""The one exception that means "your input, not our code"."""
+"""The exceptions that the command turns into one line and an exit code."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
     The message is one line that names the file or value and the remedy; the command prints it
     and exits with code 2.
     """
+
+
+class CellsFailed(RuntimeError):
+    """Some cells of a bench failed, although the input was good; exit code 1."""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -45,6 +46,17 @@ def content_hash(path: Path) -> str | None:
         return None
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def slug(*parts: object) -> str:
+    """Return a file name that tells what it is about and is of these parts alone.
+
+    >>> slug("cifar10", "blended alpha=0.1", 0)
+    'cifar10-blended-alpha=0.1-0-31e91e6f'
+    """
+    exact = "\0".join(map(str, parts))
+    words = re.sub(r"[^\w.=@]+", "-", " ".join(map(str, parts))).strip("-.")
+    return f"{words[:150]}-{hashlib.sha256(exact.encode()).hexdigest()[:8]}"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -20,7 +20,7 @@ from cgd.split import Split
 from cgd.suspect import SuspectRecipe, suspect_logits
 from cgd.training import pick_device, predict
 from cgd.unlearn import Repair, Unlearning, unlearn
-from cgd.verdict import concentration
+from cgd.verdict import clearest, concentration
 
 GUIDE_SCALE = 100.0
 """Guides give logits at the scale CLIP is trained with; a preset's scale is relative to it."""
@@ -83,14 +83,14 @@ def scan(
 
     def judge() -> Tensor:
         if isinstance(recipe, Classifier):
-            return predict(recipe, data.images, device=device)
+            return predict(recipe, data.images, device=device)[None]
         return suspect_logits(data, recipe, arch=arch, seed=seed, device=device, folder=folder)
 
     judged, suspect_seconds = _kept(folder, "suspect", judge)
     if settings.match_frequencies:
-        judged = match_frequencies(judged, data.labels)
+        judged = torch.stack([match_frequencies(look, data.labels) for look in judged])
     logits = raw * ((settings.scale if scale is None else scale) / GUIDE_SCALE)
-    ranks = entropy_map(logits, judged, data.labels)
+    ranks = clearest([entropy_map(logits, look, data.labels) for look in judged])
     return Scan(
         map=ranks,
         split=settings.split(ranks),

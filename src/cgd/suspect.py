@@ -26,6 +26,9 @@ class SuspectRecipe:
         least_steps: more epochs, where those of `training` have fewer steps than this.
         trajectory: average the logits over the ends of the last two thirds of the epochs, instead
             of taking those of the last one.
+        early: look at the model before its end too: when so large a share of its answers in
+            training is right. Poison is learned sooner than the rest, but how soon depends on how
+            hard the data is and how much poison there is.
     """
 
     training: Recipe
@@ -33,6 +36,7 @@ class SuspectRecipe:
     folds: int = 0
     least_steps: int = 0
     trajectory: bool = False
+    early: tuple[float, ...] = ()
 
     def training_on(self, n: int) -> Recipe:
         """How one run on `n` samples trains.
@@ -77,6 +81,7 @@ SHORT = SuspectRecipe(
     ),
     least_steps=450,
     trajectory=True,
+    early=(0.3, 0.6),
 )
 """One run; the mean over its epochs is steadier than any of them, and than a run of three epochs.
 """
@@ -96,7 +101,7 @@ def suspect_logits(
     device: torch.device | None = None,
     folder: Path | None = None,
 ) -> Tensor:
-    """Train the suspicious model and return its logits on the data.
+    """Train the suspicious model and return its logits on the data, one look after the other.
 
     Args:
         data: the untrusted data.
@@ -108,10 +113,10 @@ def suspect_logits(
             that a killed scan continues; None to keep nothing.
 
     Returns:
-        float32 [n, classes], the mean over the runs.
+        float32 [looks, n, classes], the mean over the runs; early looks come first.
     """
     device = device or pick_device()
-    total = torch.zeros(len(data), len(data.classes))
+    total = torch.zeros(1 + len(recipe.early), len(data), len(data.classes))
     for run in range(recipe.runs):
         stored = folder / f"suspect-{run}.safetensors" if folder else None
         if stored and stored.is_file():
@@ -134,7 +139,7 @@ def _one_run(
 ) -> Tensor:
     n = len(data)
     fold_of = np.random.default_rng(seed).permutation(n) % max(1, recipe.folds)
-    logits = torch.empty(n, len(data.classes))
+    logits = torch.empty(1 + len(recipe.early), n, len(data.classes))
     for fold in range(max(1, recipe.folds)):
         judged = torch.from_numpy(np.flatnonzero(fold_of == fold))
         seen = torch.from_numpy(np.flatnonzero(fold_of != fold)) if recipe.folds else judged
@@ -143,8 +148,7 @@ def _one_run(
         training = recipe.training_on(len(seen))
         model = build(ModelCard(arch, data.classes, data.size), seed=seed + fold)
         kept = folder / f"suspect-{seed}-{fold}.partial" if folder else None
-        counted = training.epochs - training.epochs // 3 if recipe.trajectory else 1
-        mean = _Mean(model, images, training.epochs - counted, device, kept)
+        looks = _Looks(model, images, recipe, training.epochs, device, kept)
         train(
             model,
             data.images if whole else data.images[seen],
@@ -154,42 +158,60 @@ def _one_run(
             device=device,
             checkpoint=kept,
             label=f"suspect (fold {fold + 1} of {recipe.folds})" if recipe.folds else "suspect",
-            after_epoch=mean.add,
+            after_epoch=looks.after_epoch,
+            watch=looks.watch if recipe.early else None,
         )
-        logits[judged] = mean.finish() / counted
+        logits[:, judged] = looks.finish()
     return logits
 
 
-class _Mean:
-    """Adds up a model's logits after the epochs that count; what it has survives a kill."""
+class _Looks:
+    """What a model thinks of the images early, and over the epochs that count; survives a kill."""
 
     def __init__(
         self,
         model: Classifier,
         images: Tensor,
-        left_out: int,
+        recipe: SuspectRecipe,
+        epochs: int,
         device: torch.device,
         checkpoint: Path | None,
     ) -> None:
-        self.model, self.images, self.device = model, images, device
-        self.path = checkpoint.with_suffix(".sum.partial") if checkpoint else None
-        self.total = torch.zeros(len(images), len(model.card.classes))
-        self.last = left_out
+        self.model, self.images, self.early, self.device = model, images, recipe.early, device
+        self.path = checkpoint.with_suffix(".looks.partial") if checkpoint else None
+        self.left_out = epochs // 3 if recipe.trajectory else epochs - 1
+        self.counted = epochs - self.left_out
+        self.logits = torch.zeros(1 + len(self.early), len(images), len(model.card.classes))
+        self.taken, self.last = 0, self.left_out
         if self.path and self.path.is_file():
             stored = read_tensors(self.path)
-            self.total, self.last = stored["total"], int(stored["last"])
+            self.logits, self.taken = stored["logits"], int(stored["taken"])
+            self.last = int(stored["last"])
 
-    def add(self, epoch: int) -> None:
-        """Add the logits of the model as it is after `epoch` (from 1), unless that was done."""
-        if epoch <= self.last:
-            return
-        self.total += predict(self.model, self.images, device=self.device)
-        self.last = epoch
+    def watch(self, right: float) -> None:
+        """Take the early looks that are due when this share of the answers is right."""
+        due = sum(right >= share for share in self.early)
+        if due > self.taken:
+            self.logits[self.taken : due] = predict(self.model, self.images, device=self.device)
+            self.taken = due
+            self._keep()
+
+    def after_epoch(self, epoch: int) -> None:
+        """Add the model as it is after `epoch` (from 1) to the last look, unless that was done."""
+        if epoch > self.last:
+            self.logits[-1] += predict(self.model, self.images, device=self.device)
+            self.last = epoch
+            self._keep()
+
+    def _keep(self) -> None:
         if self.path:
-            write_tensors(self.path, {"total": self.total, "last": torch.tensor(epoch)})
+            numbers = {"taken": torch.tensor(self.taken), "last": torch.tensor(self.last)}
+            write_tensors(self.path, {"logits": self.logits, **numbers})
 
     def finish(self) -> Tensor:
-        """Return the sum; nothing is kept any more."""
+        """Return the looks; those that were never due are the last one. Nothing is kept."""
         if self.path:
             self.path.unlink(missing_ok=True)
-        return self.total
+        self.logits[-1] /= self.counted
+        self.logits[self.taken : -1] = self.logits[-1]
+        return self.logits

@@ -20,6 +20,7 @@ from cgd.models import Classifier
 from cgd.progress import say, track
 
 Batch = TypeVar("Batch")
+WATCHED = 10
 Change = Callable[[Tensor, Tensor, Generator], Tensor]
 """(images of a batch, their rows, generator) -> images: how an attacker who controls the training
 poisons batches."""
@@ -233,6 +234,7 @@ def train(
     label: str = "training",
     change: Change | None = None,
     after_epoch: Callable[[int], None] | None = None,
+    watch: Callable[[float], None] | None = None,
 ) -> Classifier:
     """Train `model` in place on labelled images with cross-entropy.
 
@@ -249,6 +251,7 @@ def train(
         change: applied to each batch before augmentation.
         after_epoch: called with the number of each epoch (from 1) when it ends; once more for the
             same epoch when a training is killed between this call and its checkpoint.
+        watch: called every `WATCHED` steps of an epoch with the share of right answers in them.
 
     Returns:
         `model`, in evaluation mode.
@@ -266,14 +269,24 @@ def train(
     for epoch in track(range(first, recipe.epochs), label):
         model.train()
         generator = seeded(seed, epoch)
+        right: list[Tensor] = []
 
-        def loss_of(rows: Tensor, generator: Generator = generator) -> Tensor:
+        def loss_of(
+            rows: Tensor, generator: Generator = generator, right: list[Tensor] = right
+        ) -> Tensor:
+            if watch and len(right) == WATCHED:
+                watch(float(torch.stack(right).mean()))
+                right.clear()
             batch = take(images, rows, device)
             if change:
                 batch = change(batch, rows, generator)
             batch = augment(batch, generator, crop=recipe.crop, flip=recipe.flip)
             with autocast(device):
-                return F.cross_entropy(model(batch).float(), labels[rows.to(device)])
+                logits = model(batch).float()
+            given = labels[rows.to(device)]
+            if watch:
+                right.append((logits.argmax(1) == given).float().mean())
+            return F.cross_entropy(logits, given)
 
         batches = shuffled_batches(len(labels), batch_size, generator)
         with seeded_layers(generator.initial_seed(), device):

@@ -3,6 +3,7 @@
 Pure array functions of the entropy map.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,6 +43,35 @@ def concentration(ranks: EntropyMap, top: float = 0.0025) -> tuple[float, int]:
     first = np.argsort(-ranks.poison_score, kind="stable")[: max(20, round(top * len(labels)))]
     shares = class_shares(labels, first, int(labels.max()) + 1)
     return float(shares.max() / shares.sum()), int(shares.argmax())
+
+
+def clearest(looks: Sequence[EntropyMap]) -> EntropyMap:
+    """Choose the look at the suspect in which most poison is told from the rest.
+
+    Of the looks in which a class stands out, that with the most samples of this class that are
+    surely poison; where none does, the last look. Early on, a suspect leans towards classes that
+    are easy, so that an early look must find twice as many of them as in any other class.
+    """
+    best, most = looks[-1], 0.0
+    for ranks in looks if len(looks) > 1 else ():
+        part, target = concentration(ranks)
+        if part < STANDS_OUT:
+            continue
+        found = _surely_poison(ranks, target)
+        early = ranks is not looks[-1]
+        if found > most and not (early and found < 2 * _most_elsewhere(ranks, target)):
+            best, most = ranks, found
+    return best
+
+
+def _most_elsewhere(ranks: EntropyMap, target: int) -> float:
+    others = np.setdiff1d(ranks.label, target)
+    return max((_surely_poison(ranks, int(other)) for other in others), default=0.0)
+
+
+def _surely_poison(ranks: EntropyMap, target: int) -> float:
+    """Sum of 2 p - 1 over the samples of a class that are more probably poison than not."""
+    return float((2 * poison_probability(ranks, target) - 1).clip(0).sum())
 
 
 def poison_probability(ranks: EntropyMap, target: int) -> Floats:

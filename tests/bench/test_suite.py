@@ -1,13 +1,14 @@
 """Reading a suite, and the cells it asks for."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cgd.bench import read_suite
-from cgd.bench.suite import Scene
+from cgd.bench.scenes import Scene
 from cgd.errors import InputError
 
 SUITES = Path(__file__).parents[2] / "suites"
@@ -22,7 +23,7 @@ test = "test.parquet"
 defended = 60
 trusted = 30
 guide_epochs = 1
-model = "tiny_resnet"
+models = ["tiny_resnet"]
 epochs = 1
 flip = true
 attacks = ["none", "badnets", "sig"]
@@ -43,31 +44,64 @@ def read(tmp_path: Path, *changes: tuple[str, str]) -> Any:
 
 def test_a_suite_is_what_its_file_says(tmp_path: Path) -> None:
     suite = read(tmp_path)
+    (grid,) = suite.grids
     for name, value in tomllib.loads(SUITE).items():
-        assert getattr(suite, name) == (tuple(value) if isinstance(value, list) else value)
-    assert suite.guide == "stand-in"
+        of = suite if name in ("name", "question", "protocol") else grid
+        assert getattr(of, name) == (tuple(value) if isinstance(value, list) else value)
+    assert (grid.guides, grid.labels) == (("stand-in",), ("given",))
 
 
 def test_a_grid_stopped_half_way_has_whole_seeds_each_with_its_benign_case(tmp_path: Path) -> None:
     one_seed = [("none", 0), ("badnets", 0.05), ("sig", 0.05), ("badnets", 0.1), ("sig", 0.1)]
-    expected = [Scene(attack, rate, seed) for seed in (4, 2) for attack, rate in one_seed]
-    assert list(read(tmp_path).scenes()) == expected
+    expected = [
+        Scene(attack, rate, seed, model="tiny_resnet")
+        for seed in (4, 2)
+        for attack, rate in one_seed
+    ]
+    assert list(read(tmp_path).grids[0].scenes()) == expected
     assert len({scene.key for scene in expected}) == len(expected)
 
 
-def test_an_entry_can_name_its_rate_and_settings(tmp_path: Path) -> None:
-    entries = '"sig@0.1", "blended alpha=0.1 pattern_seed=3", "wanet@0.1 per-batch"'
+def test_grids_share_settings_and_change_some(tmp_path: Path) -> None:
+    more = '[[grid]]\nmodels = ["a", "b"]\n[[grid]]\nseeds = [7]\n[full]\ndefended = 500\n'
+    suite = read(tmp_path, ("seeds = [4, 2]\n", "seeds = [4]\n" + more))
+    assert [(grid.models, grid.seeds) for grid in suite.grids] == [
+        (("a", "b"), (4,)),
+        (("tiny_resnet",), (7,)),
+    ]
+    assert {grid.defended for grid in suite.grids} == {60}
+    full = read_suite(tmp_path / "tiny.toml", full=True)
+    assert ({grid.defended for grid in full.grids}, full.protocol) == ({500}, "full")
+    models = [scene.model for scene in suite.grids[0].scenes() if scene.attack == "none"]
+    assert models == ["a", "b"]
+
+
+def test_a_suite_without_full_settings_says_so(tmp_path: Path) -> None:
+    read(tmp_path)
+    with pytest.raises(InputError, match=r"tiny\.toml: has no \[full\] settings"):
+        read_suite(tmp_path / "tiny.toml", full=True)
+
+
+def test_an_entry_can_name_its_rate_settings_and_circumstances(tmp_path: Path) -> None:
+    entries = (
+        '"sig@0.1", "blended alpha=0.1 pattern_seed=3", "wanet@0.1 per-batch", '
+        '"badnets@0.1 target=2 among=class:1"'
+    )
     suite = read(tmp_path, ('"sig"', entries), ("seeds = [4, 2]", "seeds = [4]"))
     blended = ("alpha=0.1", "pattern_seed=3")
-    scenes = list(suite.scenes())
-    assert len(scenes) == len(set(scenes))
+    scenes = list(suite.grids[0].scenes())
+    benign = Scene("none", 0.0, 4, model="tiny_resnet")
+    assert len(scenes) == len({scene.key for scene in scenes})
+    narrow = replace(benign, attack="badnets", rate=0.1, target=2, among="class:1")
     assert set(scenes) == {
-        Scene("none", 0.0, 4),
-        Scene("sig", 0.1, 4),
-        Scene("wanet", 0.1, 4, (), True),
-        *(Scene("badnets", rate, 4) for rate in (0.05, 0.1)),
-        *(Scene("blended", rate, 4, blended) for rate in (0.05, 0.1)),
+        benign,
+        narrow,
+        replace(benign, attack="sig", rate=0.1),
+        replace(benign, attack="wanet", rate=0.1, per_batch=True),
+        *(replace(benign, attack="badnets", rate=rate) for rate in (0.05, 0.1)),
+        *(replace(benign, attack="blended", rate=rate, settings=blended) for rate in (0.05, 0.1)),
     }
+    assert (narrow.source_class, narrow.title) == (1, "badnets among=class:1 target=2")
     assert Scene("blended", 0.05, 4, blended).make_attack().parameters()["alpha"] == 0.1
 
 
@@ -76,7 +110,13 @@ def test_an_entry_can_name_its_rate_and_settings(tmp_path: Path) -> None:
     [
         (('"badnets"', '"badnets@x"'), "the rate after @ must be a number"),
         (('"badnets"', '"badnets colour=1"'), "badnets takes patch"),
-        (('name = "tiny"', ""), "name"),
+        (('name = "tiny"', ""), "name is missing"),
+        (("epochs = 1", ""), "missing 1 required positional argument: 'epochs'"),
+        (('"badnets"', '"badnets among=some"'), "among must be class:NUMBER"),
+        (('"badnets"', '"badnets target=x"'), "the target must be numbers"),
+        (('"small"', '"large"'), "protocol must be small or full, not 'large'"),
+        (('["default"]', '["default colour=1"]'), "no setting 'colour'; there are scale"),
+        (('["default"]', '["default scale=red"]'), "'red' is not of type float"),
         (('name = "tiny"', 'name = "tiny'), "not valid TOML"),
         (("epochs = 1\nflip", "epoks = 1\nflip"), "unknown settings epoks"),
         (("epochs = 1\nflip", 'epochs = "1"\nflip'), "epochs must be of type integer, not '1'"),

@@ -1,7 +1,18 @@
-"""Grids of experiments: a suite in TOML, cells that are stored once, tables from stored cells."""
+"""Grids of experiments: a suite in TOML, cells that are stored once, tables and plots of them."""
 
+from cgd.bench.plots import draw
 from cgd.bench.runner import run_suite
-from cgd.bench.suite import Suite, read_suite
-from cgd.bench.tables import render, write_cells
+from cgd.bench.suite import Grid, Suite, read_suite
+from cgd.bench.tables import RENDERERS, read_cells, render, write_cells
 
-__all__ = ["Suite", "read_suite", "render", "run_suite", "write_cells"]
+__all__ = [
+    "RENDERERS",
+    "Grid",
+    "Suite",
+    "draw",
+    "read_cells",
+    "read_suite",
+    "render",
+    "run_suite",
+    "write_cells",
+]

@@ -1,5 +1,7 @@
-"""Tables from stored cells: raw records as Parquet, means and spreads as Markdown."""
+"""Tables from stored cells: raw records as Parquet; means and spreads as Markdown, CSV, LaTeX."""
 
+import csv
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +13,21 @@ import pyarrow.parquet as pq
 
 from cgd.files import atomic
 
-TEXT = ("protocol", "dataset", "model", "attack", "defense", "guide", "device", "version")
+TEXT = (
+    "protocol",
+    "dataset",
+    "model",
+    "labels",
+    "attack",
+    "defense",
+    "guide",
+    "device",
+    "version",
+    "error",
+)
 NUMBERS = (
     "rate",
+    "label_noise",
     "guide_accuracy",
     "ca",
     "asr",
@@ -25,6 +39,7 @@ NUMBERS = (
     "average_precision",
     "triggered_precision",
     "triggered_recall",
+    "stands_out",
     "seconds",
     "seconds_guide",
     "seconds_suspect",
@@ -37,6 +52,7 @@ NUMBERS = (
 COUNTS = ("seed", "poison_in_clean")
 
 Cell = dict[str, Any]
+Group = tuple[Any, ...]
 
 
 def write_cells(path: Path, cells: Sequence[Cell]) -> None:
@@ -62,77 +78,153 @@ class _Column:
     """A number in the table: its title, where it comes from, its digits."""
 
     title: str
-    value: Callable[[Cell], float | None]
+    name: str
     digits: int = 1
 
 
 COLUMNS = (
-    _Column("guide", lambda cell: cell.get("guide_accuracy")),
-    _Column("CA", lambda cell: cell["ca"]),
-    _Column("change", lambda cell: cell["ca_change"]),
-    _Column("ASR", lambda cell: cell["asr"]),
-    _Column("floor", lambda cell: cell.get("asr_floor")),
-    _Column("RA", lambda cell: cell["ra"]),
-    _Column("ceiling", lambda cell: cell.get("ra_ceiling")),
-    _Column("AUROC", lambda cell: cell.get("auroc"), 3),
-    _Column("AP", lambda cell: cell.get("average_precision"), 3),
-    _Column("passes", lambda cell: cell["passes"]),
-    _Column("seconds", lambda cell: cell["seconds"], 0),
+    _Column("guide %", "guide_accuracy"),
+    _Column("CA", "ca"),
+    _Column("change", "ca_change"),
+    _Column("ASR", "asr"),
+    _Column("floor", "asr_floor"),
+    _Column("RA", "ra"),
+    _Column("ceiling", "ra_ceiling"),
+    _Column("AUROC", "auroc", 3),
+    _Column("AP", "average_precision", 3),
+    _Column("passes", "passes"),
+    _Column("seconds", "seconds", 0),
 )
 """The change of CA is against the undefended model of the same training set and seed."""
 
 ATTACK_COLUMNS = (
-    _Column("clean CA", lambda cell: cell.get("ca_clean")),
-    _Column("CA", lambda cell: cell["ca"]),
-    _Column("loss", lambda cell: cell["ca_clean"] - cell["ca"] if cell.get("ca_clean") else None),
-    _Column("ASR", lambda cell: cell["asr"]),
-    _Column("floor", lambda cell: cell.get("asr_floor")),
-    _Column("PSNR", lambda cell: cell.get("psnr")),
-    _Column("SSIM", lambda cell: cell.get("ssim"), 3),
-    _Column("seconds to poison", lambda cell: cell.get("seconds_poison"), 0),
+    _Column("clean CA", "ca_clean"),
+    _Column("CA", "ca"),
+    _Column("loss", "ca_loss"),
+    _Column("ASR", "asr"),
+    _Column("floor", "asr_floor"),
+    _Column("PSNR", "psnr"),
+    _Column("SSIM", "ssim", 3),
+    _Column("seconds to poison", "seconds_poison", 0),
 )
 """Where nothing was defended, a table is about the attacks."""
 
 
-def render(cells: Sequence[Cell]) -> str:
-    """Return a Markdown table: a row a scene and defence, means over seeds with spread."""
+def table(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
+    """Return a head and rows: a row a scene, guide and defence, means over seeds with spread.
+
+    What all cells have in common (the model, the labels, the guide) has no column.
+    """
     undefended = {_scene(cell): cell["ca"] for cell in cells if cell["defense"] == "none"}
-    groups: dict[tuple[Any, ...], list[Cell]] = {}
+    groups: dict[Group, list[Cell]] = {}
     for cell in cells:
-        before = undefended.get(_scene(cell)) if cell["defense"] != "none" else None
-        change = None if before is None else cell["ca"] - before
-        key = (*_scene(cell)[:-1], cell["defense"])
-        groups.setdefault(key, []).append({**cell, "ca_change": change})
-    defended = any(key[-1] != "none" for key in groups)
+        change = None
+        if cell["defense"] != "none":
+            change = _difference(cell["ca"], undefended.get(_scene(cell)))
+        loss = _difference(cell.get("ca_clean"), cell["ca"])
+        groups.setdefault(_group(cell), []).append({**cell, "ca_change": change, "ca_loss": loss})
+    defended = any(cell["defense"] != "none" for cell in cells)
+    shown = [
+        (title, place)
+        for place, (title, always) in enumerate(ABOUT)
+        if always or len({key[place] for key in groups if key[place] != "none"}) > 1
+    ]
+    if not defended:
+        shown = [(title, place) for title, place in shown if title != "defence"]
     columns = COLUMNS if defended else ATTACK_COLUMNS
-    about = ["data", "attack", "rate", *(["defence"] if defended else []), "seeds"]
-    head = [*about, *(column.title for column in columns)]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    head = [*(title for title, _ in shown), "seeds", *(column.title for column in columns)]
+    rows = []
     for key in sorted(groups, key=_order):
-        group, (dataset, _, attack, rate, defense) = groups[key], key
-        values = [_mean_and_spread(group, column) for column in columns]
-        scene = [dataset, attack, f"{100 * rate:g} %", *([defense] if defended else [])]
-        row = [*scene, str(len(group)), *values]
-        lines.append("| " + " | ".join(row) + " |")
-    return "\n".join(lines) + "\n"
+        about = [_said(title, key[place]) for title, place in shown]
+        numbers = [_mean_and_spread(groups[key], column) for column in columns]
+        rows.append([*about, str(len(groups[key])), *numbers])
+    return head, rows
 
 
-def _scene(cell: Cell) -> tuple[str, str, str, float, int]:
-    return (cell["dataset"], cell["model"], cell["attack"], cell["rate"], cell["seed"])
+ABOUT = (
+    ("data", True),
+    ("model", False),
+    ("labels", False),
+    ("attack", True),
+    ("rate", True),
+    ("guide", False),
+    ("defence", True),
+)
+"""What tells groups apart, as `_group` gives it, and whether it always has a column."""
 
 
-def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:
+def _group(cell: Cell) -> Group:
+    *scene, _ = _scene(cell)
+    return (*scene, cell.get("guide") or "none", cell["defense"])
+
+
+def _scene(cell: Cell) -> Group:
+    labels = cell.get("labels") or "given"
+    return (cell["dataset"], cell["model"], labels, cell["attack"], cell["rate"], cell["seed"])
+
+
+def _order(key: Group) -> Group:
     """Benign before poisoned, undefended before defended."""
-    dataset, model, attack, rate, defense = key
-    return (dataset, model, attack != "none", rate, attack, defense != "none", defense)
+    dataset, model, labels, attack, rate, guide, defense = key
+    return (
+        dataset, model, labels != "given", labels, attack != "none", rate, attack,
+        defense != "none", guide, defense,
+    )  # fmt: skip
+
+
+def _said(title: str, value: Any) -> str:
+    return f"{100 * value:g} %" if title == "rate" else str(value)
+
+
+def _difference(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first - second
 
 
 def _mean_and_spread(cells: Sequence[Cell], column: _Column) -> str:
-    values = [column.value(cell) for cell in cells]
-    known = [value for value in values if value is not None]
+    if any(cell.get("error") for cell in cells):
+        return "failed" if column.name == "ca" else ""
+    known = [cell[column.name] for cell in cells if cell.get(column.name) is not None]
     if not known:
         return ""
     mean = f"{np.mean(known):.{column.digits}f}"
     if len(known) == 1:
         return mean
     return f"{mean} ± {np.std(known, ddof=1):.{column.digits}f}"
+
+
+def render(cells: Sequence[Cell]) -> str:
+    """Return the table as Markdown."""
+    head, rows = table(cells)
+    safe = [[entry.replace("|", "\\|") for entry in row] for row in rows]
+    lines = ["| " + " | ".join(row) + " |" for row in [head, *safe]]
+    return "\n".join([lines[0], "|" + "---|" * len(head), *lines[1:]]) + "\n"
+
+
+def render_csv(cells: Sequence[Cell]) -> str:
+    """Return the table as CSV."""
+    text = io.StringIO()
+    head, rows = table(cells)
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    return text.getvalue()
+
+
+def render_latex(cells: Sequence[Cell]) -> str:
+    """Return the table as LaTeX, for the package booktabs."""
+    head, rows = table(cells)
+    lines = [" & ".join(map(_latex, row)) + r" \\" for row in [head, *rows]]
+    begin = rf"\begin{{tabular}}{{{'l' * len(head)}}}"
+    body = [begin, r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
+    return "\n".join([*body, r"\end{tabular}"]) + "\n"
+
+
+def _latex(text: str) -> str:
+    for mark in "&%$#_{}":
+        text = text.replace(mark, "\\" + mark)
+    return text.replace("|", "$|$").replace("±", r"$\pm$")
+
+
+RENDERERS: dict[str, Callable[[Sequence[Cell]], str]] = {
+    "md": render,
+    "csv": render_csv,
+    "tex": render_latex,
+}

@@ -1,0 +1,89 @@
+"""Pictures of stored cells."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cgd.files import atomic
+
+Cell = dict[str, Any]
+TITLES = {
+    "asr": "attack success rate, %",
+    "ca": "clean accuracy, %",
+    "ra": "robust accuracy, %",
+    "auroc": "AUROC of the separation",
+    "average_precision": "average precision of the separation",
+    "guide_accuracy": "accuracy of the guide, %",
+    "rate": "poisoned share of the training images, %",
+    "label_noise": "wrong labels before the attack, %",
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture: numbers of the cells against another one, a line an attack.
+
+    Attributes:
+        file: name of the SVG.
+        x: column on the horizontal axis.
+        y: columns on the vertical axes, a panel each.
+        defense: only cells of this defence; `none` for the undefended ones.
+        dataset: only cells of this data set; empty for all.
+        logarithmic: the horizontal axis.
+    """
+
+    file: str
+    x: str
+    y: tuple[str, ...]
+    defense: str = "default"
+    dataset: str = ""
+    logarithmic: bool = False
+
+    def lines(self, cells: Sequence[Cell], y: str) -> dict[str, list[tuple[float, float]]]:
+        """Attack -> points (x, mean of y over the seeds), for attacks at two places at least."""
+        places: dict[str, dict[float, list[float]]] = {}
+        for cell in cells:
+            if self._shows(cell) and None not in (cell.get(self.x), cell.get(y)):
+                scale = 100 if self.x == "rate" else 1
+                at = places.setdefault(cell["attack"], {})
+                at.setdefault(round(scale * cell[self.x], 6), []).append(cell[y])
+        return {
+            attack: [(x, sum(values) / len(values)) for x, values in sorted(at.items())]
+            for attack, at in sorted(places.items())
+            if len(at) > 1
+        }
+
+    def _shows(self, cell: Cell) -> bool:
+        return cell["defense"] == self.defense and self.dataset in ("", cell["dataset"])
+
+
+def draw(plot: Plot, cells: Sequence[Cell], folder: Path) -> Path:
+    """Draw a plot as an SVG in `folder`; the same cells give the same file."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update({"svg.hashsalt": "cgd", "font.size": 10})
+    width = 4.6 * len(plot.y) + 2.4
+    figure, panels = plt.subplots(
+        1, len(plot.y), figsize=(width, 3.8), layout="constrained", squeeze=False
+    )
+    for axes, y in zip(panels[0], plot.y, strict=True):
+        for attack, points in plot.lines(cells, y).items():
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=attack)
+        axes.set(xlabel=TITLES.get(plot.x, plot.x), ylabel=TITLES.get(y, y))
+        if plot.logarithmic:
+            ticks = sorted({x for points in plot.lines(cells, y).values() for x, _ in points})
+            axes.set_xscale("log")
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.minorticks_off()
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    path = folder / plot.file
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
+    plt.close(figure)
+    return path

@@ -1,0 +1,65 @@
+"""Presets with some settings changed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cgd.bench.defenses import read_defense
+from cgd.entropy import EntropyMap
+from cgd.errors import InputError
+from cgd.presets import PRESETS
+from cgd.split import released_split
+from cgd.suspect import RELEASED
+
+
+def test_a_name_alone_is_the_preset() -> None:
+    for name, preset in PRESETS.items():
+        assert read_defense(name).preset == preset
+
+
+def test_settings_are_changed_one_by_one_and_keep_their_type() -> None:
+    preset = read_defense(
+        "default scale=1 match_frequencies=false suspect.training.epochs=2 unlearning.a=0"
+    ).preset
+    default = PRESETS["default"]
+    training = replace(default.suspect.training, epochs=2)
+    assert preset == replace(
+        default,
+        scale=1.0,
+        match_frequencies=False,
+        suspect=replace(default.suspect, training=training),
+        unlearning=replace(default.unlearning, a=0.0),
+    )
+    assert isinstance(preset.suspect.training.epochs, int)
+
+
+def test_the_thresholds_of_a_split_are_settings() -> None:
+    draw = np.random.default_rng(0)
+    guide, suspect = (draw.permutation(200) / 200 + 1 / 200 for _ in range(2))
+    labels = np.zeros(200, np.int64)
+    ranks = EntropyMap(labels, labels, guide, guide, suspect, suspect)
+    found = read_defense("released split.s1=0.4 split.s2=0.05").preset.split(ranks)
+    expected = released_split(ranks, s1=0.4, s2=0.05)
+    assert found.clean.tolist() == expected.clean.tolist()
+    assert found.triggered.tolist() == expected.triggered.tolist()
+
+
+def test_the_suspect_is_a_recipe_or_the_victim() -> None:
+    assert read_defense("default suspect=released").preset.suspect == RELEASED
+    assert read_defense("default suspect=victim").own_suspect
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("", "no defense ''; there are default, released"),
+        ("default suspect=huge", "suspect=huge: 'huge' is not of type SuspectRecipe"),
+        ("default split.s9=1", "no setting 's9'; there are triggered, unused"),
+        ("default scale.x=1", "no setting 'x'"),
+        ("default match_frequencies=maybe", "'maybe' is not of type bool"),
+    ],
+)
+def test_what_there_is_not_is_named(entry: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_defense(entry)
