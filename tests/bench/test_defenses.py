@@ -54,7 +54,7 @@ def test_the_suspect_is_a_recipe_or_the_victim() -> None:
     ("entry", "message"),
     [
         ("", "no defense ''; there are default, released"),
-        ("default suspect=huge", "suspect=huge: 'huge' is not of type SuspectRecipe"),
+        ("default suspect=huge", "suspect=huge: there is no suspect 'huge'; there are short"),
         ("default split.s9=1", "no setting 's9'; there are triggered, unused"),
         ("default scale.x=1", "no setting 'x'"),
         ("default match_frequencies=maybe", "'maybe' is not of type bool"),

@@ -1,17 +1,22 @@
 """A tiny suite from data to cells: what is stored, what is shared, and what is resumed."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
-from cgd.bench import Suite, render, run_suite, write_cells
-from cgd.bench import runner as bench
+from cgd.bench import Grid, Suite, render, run_suite, write_cells
+from cgd.bench import lab as labs
+from cgd.bench.cells import Wanted, cells_of
+from cgd.bench.lab import Lab
+from cgd.bench.scenes import Scene
 from cgd.bench.tables import read_cells
 from cgd.data import ImageData, load, write_parquet
 from cgd.errors import InputError
@@ -22,17 +27,15 @@ from cgd.training import predict
 
 CPU = torch.device("cpu")
 DataMaker = Callable[..., ImageData]
-SUITE = Suite(
-    name="tiny",
-    question="Does it run?",
-    protocol="small",
+GRID = Grid(
     dataset="toy",
     train="toy/train.parquet",
     test="toy/test.parquet",
     defended=100,
     trusted=50,
     guide_epochs=2,
-    model="tiny_resnet",
+    models=("tiny_resnet",),
+    guide_model="tiny_resnet",
     epochs=1,
     flip=True,
     attacks=("badnets",),
@@ -40,7 +43,7 @@ SUITE = Suite(
     defenses=("default",),
     seeds=(1,),
 )
-KEYS = ["badnets-0.1-1", "none-0-1"]
+SCENES = list(GRID.scenes())
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,25 +65,47 @@ def world(toy_data: DataMaker, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-def run(folder: Path, suite: Suite = SUITE) -> list[dict[str, Any]]:
-    return run_suite(suite, folder, folder / "out", CPU)
+def run(
+    folder: Path, grid: Grid = GRID, out: Path | None = None, jobs: int = 1
+) -> list[dict[str, Any]]:
+    suite = Suite("tiny", "Does it run?", "small", (grid,))
+    return run_suite(suite, folder, out or folder / "out", CPU, jobs)
 
 
-def cell_of(cells: list[dict[str, Any]], attack: str, defense: str) -> dict[str, Any]:
+def cell_of(cells: Sequence[dict[str, Any]], attack: str, defense: str) -> dict[str, Any]:
     (cell,) = [c for c in cells if (c["attack"], c["defense"]) == (attack, defense)]
     return cell
 
 
+def stored(world: Path, attack: str, defense: str) -> Path:
+    """Where a cell of the finished suite is."""
+    (scene,) = [scene for scene in SCENES if scene.attack == attack]
+    (wanted,) = [cell for cell in cells_of(GRID, scene) if cell.defense == defense]
+    return world / "out" / "cells" / wanted.file_name(GRID)
+
+
+def model_of(work: Path, name: str) -> Path:
+    """The folder of a trained model."""
+    (folder,) = work.glob(f"toy-*{name}-????????")
+    return folder
+
+
 def test_every_scene_has_an_undefended_and_a_defended_cell(world: Path) -> None:
-    names = sorted(path.name for path in (world / "out" / "cells").iterdir())
-    assert names == [f"{key}-{defense}.json" for key in KEYS for defense in ("default", "none")]
-    for cell in run(world):
-        assert (cell["protocol"], cell["dataset"], cell["model"]) == (
-            "small", "toy", "tiny_resnet",
+    cells = run(world)
+    keys = [(cell["attack"], cell["defense"], cell["rate"]) for cell in cells]
+    assert keys == [
+        ("none", "none", 0.0),
+        ("none", "default", 0.0),
+        ("badnets", "none", 0.1),
+        ("badnets", "default", 0.1),
+    ]
+    for cell in cells:
+        assert (cell["protocol"], cell["dataset"], cell["model"], cell["labels"]) == (
+            "small", "toy", "tiny_resnet", "given",
         )  # fmt: skip
-        assert cell["seed"] == 1
+        assert (cell["seed"], cell["label_noise"]) == (1, 0)
         assert cell["seconds"] > 0
-        assert cell["rate"] == (0.1 if cell["attack"] == "badnets" else 0)
+        assert cell["guide"] == ("none" if cell["defense"] == "none" else "stand-in")
 
 
 def test_numbers_that_do_not_apply_are_absent(world: Path) -> None:
@@ -98,8 +123,11 @@ def test_undefended_cells_are_their_victims_and_the_clean_model_sets_the_floor(
     world: Path,
 ) -> None:
     cells, test = run(world), load(world / "toy" / "test.parquet")
-    attack = bench.attacks.make_attack("badnets")
-    victim, clean = (load_model(world / "out" / "work" / f"{key}-victim") for key in KEYS)
+    attack = labs.attacks.make_attack("badnets")
+    work = world / "out" / "work"
+    victim, clean = (
+        load_model(model_of(work, f"{name}-1-victim")) for name in ("badnets-0.1", "none-0")
+    )
     found, floor = (evaluate(model, test, attack, device=CPU) for model in (victim, clean))
     cell = cell_of(cells, "badnets", "none")
     assert (cell["ca"], cell["asr"], cell["ra"]) == (found.ca, found.asr, found.ra)
@@ -110,49 +138,79 @@ def test_undefended_cells_are_their_victims_and_the_clean_model_sets_the_floor(
     assert cell_of(cells, "none", "none")["ca"] == floor.ca
 
 
+def lab_of(world: Path, grid: Grid, work: Path) -> Lab:
+    return Lab(grid, world, work, CPU)
+
+
 def test_the_guide_learns_from_images_that_are_not_defended(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained: list[ImageData] = []
-    model = bench._model
+    model = Lab._model
 
-    def spy(folder: Path, suite: Suite, data: ImageData, *rest: Any) -> Any:
+    def spy(lab: Lab, folder: Path, arch: str, data: ImageData, *rest: Any) -> Any:
         trained.append(data)
-        return model(folder, suite, data, *rest)
+        return model(lab, folder, arch, data, *rest)
 
-    monkeypatch.setattr(bench, "_model", spy)
-    suite = replace(SUITE, attacks=())
-    cells = run_suite(suite, world, tmp_path, CPU)
-    trusted, defended = trained[:2]
-    assert (len(trusted), len(defended)) == (50, 100)
-    assert not set(trusted.index) & set(defended.index)
-    guide = load_model(tmp_path / "work" / "guide")
-    guessed = predict(guide, defended.images, device=CPU).argmax(1)
-    right = 100 * float((guessed == defended.labels).float().mean())
-    assert cells[0]["guide_accuracy"] == pytest.approx(right, abs=1e-3)
+    monkeypatch.setattr(Lab, "_model", spy)
+    lab = lab_of(world, GRID, tmp_path)
+    guide, right = lab.guide("stand-in images=40")
+    (trusted,) = trained
+    assert (len(trusted), len(lab.defended)) == (40, 100)
+    assert not set(trusted.index) & set(lab.defended.index)
+    guessed = guide.logits(lab.defended).argmax(1)
+    assert right == pytest.approx(100 * float((guessed == lab.defended.labels).float().mean()))
+
+
+def test_a_guide_can_be_attacked_itself(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[ImageData] = []
+    model = Lab._model
+
+    def spy(lab: Lab, folder: Path, arch: str, data: ImageData, *rest: Any) -> Any:
+        trained.append(data)
+        return model(lab, folder, arch, data, *rest)
+
+    monkeypatch.setattr(Lab, "_model", spy)
+    lab = lab_of(world, GRID, tmp_path)
+    lab.guide("stand-in epochs=1")
+    lab.guide("stand-in epochs=1 | badnets@0.2 target=2")
+    clean, attacked = trained
+    changed = (attacked.images != clean.images).flatten(1).any(1)
+    assert changed.sum() == 10
+    assert (attacked.labels[changed] == 2).all()
+
+
+@pytest.mark.parametrize("entry", ["stand-in images=51", "stand-in colour=1", "stand-in images=x"])
+def test_a_stand_in_that_cannot_be_trained_is_refused(
+    world: Path, tmp_path: Path, entry: str
+) -> None:
+    with pytest.raises(InputError, match="stand-in"):
+        lab_of(world, GRID, tmp_path).guide(entry)
 
 
 def test_stored_cells_stay_as_they_are(world: Path) -> None:
-    path = world / "out" / "cells" / "none-0-1-default.json"
-    stored = json.loads(path.read_text())
-    path.write_text(json.dumps(stored | {"ca": 12.5}))
+    path = stored(world, "none", "default")
+    before = json.loads(path.read_text())
+    path.write_text(json.dumps(before | {"ca": 12.5}))
     try:
         assert cell_of(run(world), "none", "default")["ca"] == 12.5
     finally:
-        path.write_text(json.dumps(stored))
+        path.write_text(json.dumps(before))
 
 
 def test_a_missing_cell_is_made_again_from_what_cells_share(
     world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = world / "out" / "cells" / "badnets-0.1-1-default.json"
+    path = stored(world, "badnets", "default")
     before = json.loads(path.read_text())
     path.unlink()
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(bench, "train", refuse)
+    monkeypatch.setattr(labs, "train", refuse)
     monkeypatch.setattr("cgd.suspect.train", refuse)
     assert len(run(world)) == 4
     after = json.loads(path.read_text())
@@ -169,29 +227,52 @@ def test_the_table_can_be_made_again_from_the_stored_records(world: Path) -> Non
     assert table.count("\n") == 2 + 4
 
 
-def test_an_attack_without_room_is_refused(world: Path, tmp_path: Path) -> None:
-    guide = f"classifier:{world / 'out' / 'work' / 'guide'}"
-    suite = replace(SUITE, attacks=("sig",), rates=(0.9,), guide=guide, defenses=())
-    with pytest.raises(InputError, match=r"sig: .*lower the rate"):
-        run_suite(suite, world, tmp_path, CPU)
+def test_a_cell_that_fails_is_stored_and_tried_again_and_the_others_are_made(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = replace(GRID, attacks=("sig@0.9", "badnets"), defenses=())
+    cells = run(world, grid, tmp_path)
+    failed = cell_of(cells, "sig", "none")
+    assert "lower the rate" in failed["error"]
+    assert cell_of(cells, "badnets", "none")["ca"] > 0
+    (row,) = [line for line in render(cells).splitlines() if "| sig |" in line]
+    assert "failed" in row
+    tried = []
+    monkeypatch.setattr(Lab, "trial", lambda _, scene: tried.append(scene.attack))
+    run(world, grid, tmp_path)
+    assert tried == ["sig"]
+
+
+def test_processes_make_the_same_cells(world: Path, tmp_path: Path) -> None:
+    grid = replace(GRID, defenses=("released",))
+    alone, together = (run(world, grid, tmp_path / str(jobs), jobs) for jobs in (1, 2))
+    numbers = ("attack", "defense", "ca", "asr", "ra", "asr_floor", "guide_accuracy")
+    assert [[c[x] for x in numbers] for c in alone] == [[c[x] for x in numbers] for c in together]
+    assert list((tmp_path / "2" / "work").glob("worker-*.log"))
+
+
+def test_a_guide_that_cannot_be_opened_stops_the_suite(world: Path, tmp_path: Path) -> None:
+    grid = replace(GRID, guides=("classifier:{data}/none",))
+    with pytest.raises(InputError, match="none"):
+        run(world, grid, tmp_path)
 
 
 def test_another_guide_is_named_in_the_cells(world: Path, tmp_path: Path) -> None:
-    guide = f"classifier:{world / 'out' / 'work' / 'guide'}"
-    suite = replace(SUITE, attacks=(), guide=guide)
-    cells = run_suite(suite, world, tmp_path, CPU)
-    assert [cell["guide"] for cell in cells] == [guide, guide]
-    assert cells[0]["guide_accuracy"] == cell_of(run(world), "none", "none")["guide_accuracy"]
+    folder = model_of(world / "out" / "work", "stand-in-50-2")
+    guide = "classifier:{data}/" + str(folder.relative_to(world))
+    cells = run(world, replace(GRID, attacks=(), guides=(guide,)), tmp_path)
+    assert [cell["guide"] for cell in cells] == ["none", guide]
+    expected = cell_of(run(world), "none", "default")["guide_accuracy"]
+    assert cells[1]["guide_accuracy"] == expected
 
 
 def test_a_grid_of_attacks_alone_follows_from_the_seed_and_needs_no_guide(
     world: Path, tmp_path: Path
 ) -> None:
-    suite = replace(SUITE, defenses=(), trusted=0)
     first = cell_of(run(world), "badnets", "none")
-    again = cell_of(run_suite(suite, world, tmp_path, CPU), "badnets", "none")
-    assert not (tmp_path / "work" / "guide").exists()
-    assert (again["guide"], again["guide_accuracy"]) == ("none", None)
+    cells = run(world, replace(GRID, defenses=(), trusted=0), tmp_path)
+    again = cell_of(cells, "badnets", "none")
+    assert not list((tmp_path / "work").glob("*stand-in*"))
     numbers = ("ca", "asr", "ra", "asr_floor", "ra_ceiling", "psnr", "ssim")
     np.testing.assert_array_equal([again[x] for x in numbers], [first[x] for x in numbers])
 
@@ -200,9 +281,8 @@ def test_attacks_have_their_own_rates_settings_and_control_of_the_training(
     world: Path, tmp_path: Path
 ) -> None:
     entries = ("bpp@0.2 levels=2", "bpp@0.2 levels=2 per-batch", "badnets patch=4")
-    suite = replace(SUITE, attacks=entries, defenses=(), trusted=0, target=2)
-    cells = run_suite(suite, world, tmp_path, CPU)
-    found = {(cell["attack"], cell["rate"]): cell for cell in cells}
+    grid = replace(GRID, attacks=entries, defenses=(), trusted=0, target=2)
+    found = {(cell["attack"], cell["rate"]): cell for cell in run(world, grid, tmp_path)}
     assert set(found) == {
         ("none", 0.0),
         ("bpp levels=2", 0.2),
@@ -212,7 +292,109 @@ def test_attacks_have_their_own_rates_settings_and_control_of_the_training(
     static, controlled = (found[f"bpp levels=2{mode}", 0.2] for mode in ("", " per-batch"))
     assert static["psnr"] == controlled["psnr"]
     weights = [
-        (tmp_path / "work" / f"bpp-levels=2{mode}-0.2-1-victim" / "model.safetensors").read_bytes()
+        (model_of(tmp_path / "work", f"2{mode}-0.2-1-victim") / "model.safetensors").read_bytes()
         for mode in ("", "-per-batch")
     ]
     assert weights[0] != weights[1]
+
+
+# What attackers may know, and honest mistakes.
+
+
+class Guessing:
+    """A guide that knows nothing."""
+
+    def logits(self, data: ImageData) -> torch.Tensor:
+        return torch.randn(len(data), 3, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("among", ["class:1", "guide-wrong", "guide-target"])
+def test_poison_comes_from_the_samples_that_are_open_to_the_attacker(
+    world: Path, among: str
+) -> None:
+    lab = lab_of(world, GRID, world / "out" / "work")
+    lab._guides["stand-in"] = (Guessing(), 33.0)
+    scene = Scene("badnets", 0.02, 1, target=2, among=among, model="tiny_resnet")
+    trial = lab.trial(scene)
+    assert trial.manifest
+    rows = np.array(trial.manifest.poison)
+    assert len(rows) == 2
+    labels = lab.defended.labels.numpy()
+    guessed = lab.guide("stand-in")[0].logits(lab.defended).argmax(1).numpy()
+    if among == "class:1":
+        assert (labels[rows] == 1).all()
+    else:
+        assert (guessed[rows] != labels[rows]).all()
+    if among == "guide-target":
+        assert (guessed[rows] == 2).all()
+    assert trial.manifest.original_labels == labels[rows].tolist()
+    changed = (trial.data.images != lab.defended.images).flatten(1).any(1).numpy()
+    assert set(np.flatnonzero(changed)) == set(rows)
+    assert (trial.data.labels[rows] == 2).all()
+    assert trial.data.fingerprint != lab.defended.fingerprint
+
+
+def test_an_attack_on_one_class_is_measured_on_that_class(world: Path, tmp_path: Path) -> None:
+    grid = replace(GRID, attacks=("badnets among=class:1 target=2",), defenses=())
+    cells = run(world, grid, tmp_path)
+    (cell,) = [cell for cell in cells if cell["attack"] != "none"]
+    test = load(world / "toy" / "test.parquet")
+    victim = load_model(model_of(tmp_path / "work", "target=2-0.1-1-victim"))
+    shown = test.images[test.labels == 1]
+    seen = labs.attacks.make_attack("badnets").trigger(shown)
+    hit = (predict(victim, seen, device=CPU).argmax(1) == 2).float().mean()
+    assert cell["asr"] == pytest.approx(100 * float(hit))
+    assert cell["ca"] == pytest.approx(evaluate(victim, test, device=CPU).ca)
+
+
+def test_more_poison_than_is_open_is_a_failed_cell(world: Path, tmp_path: Path) -> None:
+    grid = replace(GRID, attacks=("badnets@0.9 among=class:1",), defenses=())
+    errors = [cell.get("error", "") for cell in run(world, grid, tmp_path)]
+    assert [bool(error) for error in errors] == [False, True]
+    assert "samples are open to the attacker" in errors[1]
+
+
+def test_other_labels_are_those_of_the_same_rows(world: Path, tmp_path: Path) -> None:
+    whole = load(world / "toy" / "train.parquet")
+    noisy = whole.labels.numpy().copy()
+    noisy[::4] = (noisy[::4] + 1) % 3
+    pq.write_table(pa.table({"worse": noisy}), world / "human.parquet")
+    grid = replace(GRID, labels=("human.parquet:worse",))
+    lab = lab_of(world, grid, tmp_path)
+    benign = next(grid.scenes())
+    data = lab.trial(benign).data
+    assert data.labels.tolist() == noisy[data.index].tolist()
+    cells = run(world, replace(grid, attacks=(), defenses=()), tmp_path)
+    wrong = 100 * (noisy != whole.labels.numpy())[data.index].mean()
+    assert cells[0]["label_noise"] == pytest.approx(wrong)
+    missing = replace(benign, labels="human.parquet:better")
+    with pytest.raises(InputError, match="there is no column 'better' of labels"):
+        lab.trial(missing)
+
+
+def test_the_victim_can_be_the_suspect_and_settings_can_be_changed(
+    world: Path, tmp_path: Path
+) -> None:
+    defenses = ("default suspect=victim", "released unlearning.rounds=1 unlearning.steps=1")
+    cells = run(world, replace(GRID, defenses=defenses), tmp_path)
+    own = cell_of(cells, "badnets", defenses[0])
+    short = cell_of(cells, "badnets", defenses[1])
+    plain = cell_of(run(world), "badnets", "default")
+    suspect = PRESETS["default"].suspect
+    assert plain["passes"] - own["passes"] == pytest.approx(suspect.passes(100), abs=1)
+    assert short["passes"] > own["passes"]
+
+
+def test_cells_are_named_by_all_that_tells_them_apart() -> None:
+    scene = SCENES[1]
+    wanted = [
+        Wanted(scene),
+        Wanted(scene, "a", "default"),
+        Wanted(scene, "b", "default"),
+        Wanted(scene, "a", "default scale=1"),
+        *(Wanted(replace(scene, **{key: value})) for key, value in (
+            ("seed", 2), ("rate", 0.2), ("model", "other"), ("labels", "x:y"),
+            ("names_target", True), ("among", "guide-wrong"), ("per_batch", True), ("settings", ("patch=4",)),
+        )),
+    ]  # fmt: skip
+    assert len({cell.file_name(GRID) for cell in wanted}) == len(wanted)

@@ -92,7 +92,9 @@ def test_an_entry_can_name_its_rate_settings_and_circumstances(tmp_path: Path) -
     scenes = list(suite.grids[0].scenes())
     benign = Scene("none", 0.0, 4, model="tiny_resnet")
     assert len(scenes) == len({scene.key for scene in scenes})
-    narrow = replace(benign, attack="badnets", rate=0.1, target=2, among="class:1")
+    narrow = replace(
+        benign, attack="badnets", rate=0.1, target=2, names_target=True, among="class:1"
+    )
     assert set(scenes) == {
         benign,
         narrow,
@@ -108,10 +110,10 @@ def test_an_entry_can_name_its_rate_settings_and_circumstances(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (('"badnets"', '"badnets@x"'), "the rate after @ must be a number"),
+        (('"badnets"', '"badnets@x"'), "the rate after @ and the target must be numbers"),
         (('"badnets"', '"badnets colour=1"'), "badnets takes patch"),
         (('name = "tiny"', ""), "name is missing"),
-        (("epochs = 1", ""), "missing 1 required positional argument: 'epochs'"),
+        (("epochs = 1\nflip", "flip"), "missing 1 required positional argument: 'epochs'"),
         (('"badnets"', '"badnets among=some"'), "among must be class:NUMBER"),
         (('"badnets"', '"badnets target=x"'), "the target must be numbers"),
         (('"small"', '"large"'), "protocol must be small or full, not 'large'"),

@@ -49,7 +49,10 @@ def read_defense(entry: str) -> Defense:
         path, _, text = word.partition("=")
         if path == "suspect" and text == VICTIM:
             own_suspect = True
-        elif path == "suspect" and text in SUSPECTS:
+        elif path == "suspect":
+            if text not in SUSPECTS:
+                known = ", ".join((*SUSPECTS, VICTIM))
+                raise InputError(f"{word}: there is no suspect {text!r}; there are {known}")
             preset = replace(preset, suspect=SUSPECTS[text])
         else:
             preset = changed(preset, path, text, word)

@@ -193,7 +193,7 @@ class Lab:
         """The victim of the benign case with the same seed, model and labels."""
         benign = replace(
             scene, attack=NONE, rate=0.0, settings=(), per_batch=False, among="",
-            target=self.grid.target,
+            target=self.grid.target, names_target=False,
         )  # fmt: skip
         return self.victim(Trial(benign, clean, clean))[0]
 

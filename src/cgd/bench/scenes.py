@@ -22,6 +22,7 @@ class Scene:
         settings: parameters of the attack as KEY=VALUE.
         per_batch: the attacker controls the training and poisons every batch anew.
         target: the attacker's class.
+        names_target: the attack names its target, instead of taking that of the grid.
         among: which samples the attacker may poison: all (empty), `class:NUMBER`, `guide-wrong`
             (the guide already contradicts their label) or `guide-target` (it takes them for the
             target).
@@ -35,6 +36,7 @@ class Scene:
     settings: tuple[str, ...] = ()
     per_batch: bool = False
     target: int = 0
+    names_target: bool = False
     among: str = ""
     model: str = "small_resnet"
     labels: str = GIVEN
@@ -43,7 +45,7 @@ class Scene:
     def title(self) -> str:
         """Name of the attack with its settings, for tables."""
         extra = [f"among={self.among}"] if self.among else []
-        extra += [f"target={self.target}"] if self.among else []
+        extra += [f"target={self.target}"] if self.names_target else []
         extra += [PER_BATCH] if self.per_batch else []
         return " ".join([self.attack, *self.settings, *extra])
 
@@ -81,7 +83,7 @@ def read_scene(entry: str, rate: float, benign: Scene) -> Scene:
     name, _, own_rate = words[0].partition("@") if words else ("", "", "")
     if name not in {*ATTACKS, NONE}:
         raise InputError(f"no attack {name!r}; there are {', '.join(sorted({*ATTACKS, NONE}))}")
-    target, among, settings = str(benign.target), "", []
+    target, among, settings = "", "", []
     for word in words[1:]:
         key, _, value = word.partition("=")
         if key == "target":
@@ -93,7 +95,7 @@ def read_scene(entry: str, rate: float, benign: Scene) -> Scene:
     if among and among not in AMONG and not among.removeprefix("class:").isdigit():
         raise InputError(f"{entry!r}: among must be class:NUMBER, {' or '.join(AMONG)}")
     try:
-        numbers = float(own_rate or rate), int(target)
+        numbers = float(own_rate or rate), int(target or benign.target)
     except ValueError as error:
         raise InputError(f"{entry!r}: the rate after @ and the target must be numbers") from error
     scene = replace(
@@ -103,6 +105,7 @@ def read_scene(entry: str, rate: float, benign: Scene) -> Scene:
         settings=tuple(settings),
         per_batch=PER_BATCH in words,
         target=numbers[1],
+        names_target=bool(target),
         among=among,
     )
     if name != NONE:

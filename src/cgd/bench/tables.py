@@ -115,13 +115,13 @@ def table(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
 
     What all cells have in common (the model, the labels, the guide) has no column.
     """
-    undefended = {_scene(cell): cell["ca"] for cell in cells if cell["defense"] == "none"}
+    undefended = {_scene(cell): cell.get("ca") for cell in cells if cell["defense"] == "none"}
     groups: dict[Group, list[Cell]] = {}
     for cell in cells:
         change = None
         if cell["defense"] != "none":
-            change = _difference(cell["ca"], undefended.get(_scene(cell)))
-        loss = _difference(cell.get("ca_clean"), cell["ca"])
+            change = _difference(cell.get("ca"), undefended.get(_scene(cell)))
+        loss = _difference(cell.get("ca_clean"), cell.get("ca"))
         groups.setdefault(_group(cell), []).append({**cell, "ca_change": change, "ca_loss": loss})
     defended = any(cell["defense"] != "none" for cell in cells)
     shown = [
