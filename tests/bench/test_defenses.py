@@ -34,6 +34,11 @@ def test_settings_are_changed_one_by_one_and_keep_their_type() -> None:
     assert isinstance(preset.suspect.training.epochs, int)
 
 
+def test_numbers_are_listed_with_commas() -> None:
+    assert read_defense("default suspect.early=").preset.suspect.early == ()
+    assert read_defense("default suspect.early=0.2,0.5").preset.suspect.early == (0.2, 0.5)
+
+
 def test_the_thresholds_of_a_split_are_settings() -> None:
     draw = np.random.default_rng(0)
     guide, suspect = (draw.permutation(200) / 200 + 1 / 200 for _ in range(2))

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from cgd import pipeline
 from cgd.bench import Grid, Suite, render, run_suite, write_cells
 from cgd.bench import lab as labs
 from cgd.bench.cells import Wanted, cells_of
@@ -372,6 +373,25 @@ def test_other_labels_are_those_of_the_same_rows(world: Path, tmp_path: Path) ->
         lab.trial(missing)
 
 
+def test_guides_share_the_suspect(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+    logits = pipeline.suspect_logits
+
+    def spy(*rest: Any, **options: Any) -> torch.Tensor:
+        trained.append(options["seed"])
+        return logits(*rest, **options)
+
+    monkeypatch.setattr(pipeline, "suspect_logits", spy)
+    guides = ("stand-in", "stand-in images=20")
+    grid = replace(GRID, attacks=(), guides=guides, defenses=("default", "default unlearning.a=0"))
+    first, second, third, fourth = run(world, grid, tmp_path)[1:]
+    assert len(trained) == 1
+    assert [c["guide"] for c in (first, second, third, fourth)] == [guides[0]] * 2 + [guides[1]] * 2
+    assert first["seconds_suspect"] == fourth["seconds_suspect"] > 0
+
+
 def test_the_victim_can_be_the_suspect_and_settings_can_be_changed(
     world: Path, tmp_path: Path
 ) -> None:
@@ -394,7 +414,8 @@ def test_cells_are_named_by_all_that_tells_them_apart() -> None:
         Wanted(scene, "a", "default scale=1"),
         *(Wanted(replace(scene, **{key: value})) for key, value in (
             ("seed", 2), ("rate", 0.2), ("model", "other"), ("labels", "x:y"),
-            ("names_target", True), ("among", "guide-wrong"), ("per_batch", True), ("settings", ("patch=4",)),
+            ("names_target", True), ("among", "guide-wrong"), ("per_batch", True),
+            ("settings", ("patch=4",)),
         )),
     ]  # fmt: skip
     assert len({cell.file_name(GRID) for cell in wanted}) == len(wanted)

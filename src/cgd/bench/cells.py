@@ -18,10 +18,11 @@ from cgd.bench.scenes import NONE, Scene
 from cgd.bench.suite import Grid
 from cgd.data import ImageData
 from cgd.evaluation import Evaluation, evaluate, ground_truth
-from cgd.files import slug
+from cgd.files import copy_file, slug
 from cgd.models import Classifier
 
 Cell = dict[str, Any]
+JUDGED = "suspect.safetensors"
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,10 @@ def _defended(lab: Lab, wanted: Wanted, trial: Trial, victim: Classifier) -> Cel
     guide, _ = lab.guide(wanted.guide)
     defense = read_defense(wanted.defense)
     suspect = "victim" if defense.own_suspect else defense.preset.suspect
+    folder = lab.work / slug(lab.grid.dataset, scene.key, wanted.guide, suspect)
+    shared = lab.work / slug(lab.grid.dataset, scene.key, suspect) / JUDGED
+    if shared.is_file() and not (folder / JUDGED).is_file():  # whatever the guide, it is the same
+        copy_file(shared, folder / JUDGED)
     scan = pipeline.scan(
         data,
         guide,
@@ -87,8 +92,10 @@ def _defended(lab: Lab, wanted: Wanted, trial: Trial, victim: Classifier) -> Cel
         arch=scene.model,
         seed=scene.seed,
         device=lab.device,
-        folder=lab.work / slug(lab.grid.dataset, scene.key, wanted.guide, suspect),
+        folder=folder,
     )
+    if not shared.is_file():
+        copy_file(folder / JUDGED, shared)
     start = time.perf_counter()
     repair = pipeline.repair(
         victim,

@@ -95,6 +95,8 @@ def _read(old: Any, text: str, whole: str) -> Any:
     try:
         if isinstance(old, bool):
             return {"true": True, "false": False}[text]
+        if isinstance(old, tuple):
+            return tuple(float(number) for number in text.split(",") if number)
         return type(old)(text)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{whole}: {text!r} is not of type {type(old).__name__}") from error

@@ -64,7 +64,11 @@ class Lab:
 
     @cached_property
     def _whole(self) -> ImageData:
-        return load(self.folder / self.grid.train)
+        return self._load(self.grid.train)
+
+    def _load(self, name: str) -> ImageData:
+        source = name if name.startswith(("hf:", "torchvision:")) else self.folder / name
+        return load(source, size=self.grid.size or None)
 
     @cached_property
     def _order(self) -> np.ndarray:
@@ -78,7 +82,7 @@ class Lab:
     @cached_property
     def test(self) -> ImageData:
         """The test images."""
-        return load(self.folder / self.grid.test)
+        return self._load(self.grid.test)
 
     def guide(self, entry: str) -> tuple[Guide, float]:
         """Open a guide, trained before if it is a stand-in, with its accuracy on the defended

@@ -24,8 +24,8 @@ class Grid:
 
     Attributes:
         dataset: name of the data set in the tables.
-        train: training data, relative to the data folder.
-        test: test data, relative to the data folder.
+        train: training data: a path relative to the data folder, or `hf:` or `torchvision:`.
+        test: test data, likewise.
         defended: number of training images that may be poisoned.
         epochs: passes of a victim over the defended images.
         attacks: `NAME`, `NAME@RATE` for another rate than those below, then parameters as in
@@ -35,6 +35,7 @@ class Grid:
         defenses: `NAME` of a preset, then settings as in `default unlearning.a=0`; the undefended
             row is always there.
         seeds: each draws poison, weights and order anew.
+        size: height and width of the images in pixels; 0 for the size that they share.
         flip: mirror images in training.
         target: the attacker's class.
         trusted: number of other training images that stand-in guides may learn from.
@@ -54,6 +55,7 @@ class Grid:
     rates: tuple[float, ...]
     defenses: tuple[str, ...]
     seeds: tuple[int, ...]
+    size: int = 0
     flip: bool = True
     target: int = 0
     trusted: int = 0
@@ -104,7 +106,7 @@ def read_suite(path: Path, *, full: bool = False) -> Suite:
 
     Args:
         path: a TOML file.
-        full: take the settings under `[full]` too, in all grids: more images, larger models.
+        full: take the settings under `[full]` and `[grid.full]` too: more images, larger models.
 
     Raises:
         InputError: the file cannot be read or asks for what there is not.
@@ -115,7 +117,7 @@ def read_suite(path: Path, *, full: bool = False) -> Suite:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise InputError(f"{path}: not valid TOML ({error})") from error
-    if full and "full" not in record:
+    if full and "full" not in {*record, *(key for grid in record.get("grid", []) for key in grid)}:
         raise InputError(f"{path}: has no [full] settings")
     try:
         return _suite(record, full)
@@ -124,13 +126,16 @@ def read_suite(path: Path, *, full: bool = False) -> Suite:
 
 
 def _suite(record: dict[str, Any], full: bool) -> Suite:
-    larger = record.pop("full", {}) if full else (record.pop("full", None), {})[1]
-    grids = record.pop("grid", [{}])
+    for_all = record.pop("full", {})
+    grids = []
+    for grid in record.pop("grid", [{}]):
+        larger = {**for_all, **grid.pop("full", {})}
+        grids.append({**grid, **larger} if full else grid)
     plots = tuple(_made(Plot, plot) for plot in record.pop("plot", []))
     own = {key: record.pop(key, "") for key in ("name", "question")}
     protocol = "full" if full else record.pop("protocol", "small")
     record.pop("protocol", None)
-    made = tuple(_made(Grid, {**record, **grid, **larger}) for grid in grids)
+    made = tuple(_made(Grid, {**record, **grid}) for grid in grids)
     if missing := [key for key, value in own.items() if not value]:
         raise InputError(f"{missing[0]} is missing")
     if protocol not in ("small", "full"):
