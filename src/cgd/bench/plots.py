@@ -31,6 +31,7 @@ class Plot:
         defense: only cells of this defence; `none` for the undefended ones.
         dataset: only cells of this data set; empty for all.
         logarithmic: the horizontal axis.
+        least: points that an attack needs to get a line.
     """
 
     file: str
@@ -39,9 +40,10 @@ class Plot:
     defense: str = "default"
     dataset: str = ""
     logarithmic: bool = False
+    least: int = 2
 
     def lines(self, cells: Sequence[Cell], y: str) -> dict[str, list[tuple[float, float]]]:
-        """Attack -> points (x, mean of y over the seeds), for attacks at two places at least."""
+        """Attack -> points (x, mean of y over the seeds), for attacks with enough of them."""
         places: dict[str, dict[float, list[float]]] = {}
         for cell in cells:
             if self._shows(cell) and None not in (cell.get(self.x), cell.get(y)):
@@ -51,7 +53,7 @@ class Plot:
         return {
             attack: [(x, sum(values) / len(values)) for x, values in sorted(at.items())]
             for attack, at in sorted(places.items())
-            if len(at) > 1
+            if len(at) >= self.least
         }
 
     def _shows(self, cell: Cell) -> bool:

@@ -1,0 +1,42 @@
+"""Pictures of cells: which points they show, and that the same cells give the same file."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cgd.bench.plots import Plot, draw
+
+
+def cell(**values: Any) -> dict[str, Any]:
+    return {"attack": "sig", "defense": "default", "dataset": "toy", "seed": 0, **values}
+
+
+CELLS = [
+    cell(rate=0.1, asr=90.0, ca=80.0),
+    cell(rate=0.01, asr=10.0, ca=81.0),
+    cell(rate=0.01, asr=20.0, ca=83.0, seed=1),
+    cell(rate=0.1, asr=50.0, ca=70.0, attack="once"),
+    cell(rate=0.1, asr=1.0, ca=1.0, defense="none"),
+    cell(rate=0.5, asr=1.0, ca=1.0, dataset="other"),
+    cell(rate=0.5, asr=None, ca=1.0),
+]
+PLOT = Plot("rates.svg", "rate", ("asr", "ca"), dataset="toy")
+
+
+def test_a_line_is_an_attack_and_a_point_the_mean_over_the_seeds() -> None:
+    assert PLOT.lines(CELLS, "asr") == {"sig": [(1.0, 15.0), (10.0, 90.0)]}
+    assert Plot("a.svg", "rate", ("asr",), dataset="toy", least=3).lines(CELLS, "asr") == {}
+
+
+@pytest.mark.parametrize("logarithmic", [False, True])
+def test_the_same_cells_give_the_same_picture(tmp_path: Path, logarithmic: bool) -> None:
+    plot = Plot("rates.svg", "rate", ("asr", "ca"), dataset="toy", logarithmic=logarithmic)
+    pictures = [draw(plot, CELLS, tmp_path / name).read_text() for name in ("a", "b")]
+    assert pictures[0] == pictures[1]
+    for text in ("attack success rate, %", "clean accuracy, %", "sig"):
+        assert f"<!-- {text} -->" in pictures[0]
+
+
+def test_no_cells_make_an_empty_picture(tmp_path: Path) -> None:
+    assert "<svg" in draw(PLOT, [], tmp_path).read_text()
