@@ -162,7 +162,7 @@ def test_the_same_command_again_changes_nothing(
 def test_a_model_is_left_as_it_is_where_no_class_stands_out_unless_forced(
     cgd: Run, world: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cgd.pipeline.stands_out", lambda *_: False)
+    monkeypatch.setattr("cgd.pipeline.attacked_class", lambda _: None)
     answer = cgd(*defend_arguments(world, tmp_path / "out"))
     assert answer.code == 0, answer.err
     assert "left as it is" in answer.out

@@ -305,7 +305,8 @@ def bench(suite_path: Path, data: Path, out: Path, device: str, jobs: int, full:
     suite, where = read_suite(suite_path, full=full), pick_device(device)
     if not jobs:
         jobs = torch.cuda.device_count() if where.type == "cuda" else torch.get_num_threads()
-    with runs.run_folder(out, "bench", {"suite": asdict(suite)}):
+    settings = {"grids": [asdict(grid) for grid in suite.grids], "protocol": suite.protocol}
+    with runs.run_folder(out, "bench", {**settings, "data": str(data), "device": str(where)}):
         cells = run_suite(suite, data, out, where, jobs)
     write_cells(out / "cells.parquet", cells)
     for ending, render in RENDERERS.items():
@@ -314,7 +315,9 @@ def bench(suite_path: Path, data: Path, out: Path, device: str, jobs: int, full:
         print(draw(plot, cells, out))
     print(out / "table.md")
     if failed := [cell for cell in cells if "error" in cell]:
+        first = failed[0]
         raise CellsFailed(
-            f"{len(failed)} of {len(cells)} cells failed, the first with: {failed[0]['error']}; "
-            "the same command tries them again"
+            f"{len(failed)} of {len(cells)} cells failed (messages: {out}/work/worker-*.log); the "
+            f"first is {first['dataset']}, {first['attack']}, {first['defense']}, seed "
+            f"{first['seed']}: {first['error']}; the same command tries them again"
         )

@@ -20,7 +20,7 @@ from cgd.split import Split
 from cgd.suspect import SuspectRecipe, suspect_logits
 from cgd.training import pick_device, predict
 from cgd.unlearn import Repair, Unlearning, unlearn
-from cgd.verdict import clearest, concentration
+from cgd.verdict import attacked_class, clearest
 
 GUIDE_SCALE = 100.0
 """Guides give logits at the scale CLIP is trained with; a preset's scale is relative to it."""
@@ -161,7 +161,7 @@ def repair(
     if scan.fingerprint != data.fingerprint:
         raise InputError(f"{data.source}: the scan is of other data; scan this data")
     check_fit(model, data)
-    if not force and not stands_out(scan, preset):
+    if get_preset(preset).if_attacked and not force and attacked_class(scan.map) is None:
         return Repair(copy.deepcopy(model), [], 0, 0)
     return unlearn(
         model,
@@ -196,12 +196,6 @@ def check_fit(model: Classifier, data: ImageData) -> None:
             f"{data.source}: has the classes of the model in another order; "
             f"number them as the model does: {', '.join(card.classes[:5])}, ..."
         )
-
-
-def stands_out(scan: Scan, preset: str | Preset = "default") -> bool:
-    """Tell whether one class holds enough of the most suspicious samples to look attacked."""
-    part, _ = concentration(scan.map)
-    return part >= get_preset(preset).stands_out
 
 
 def _asked(guide: Guide, data: ImageData) -> Tensor:

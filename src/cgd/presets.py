@@ -7,7 +7,6 @@ from cgd import suspect, unlearn
 from cgd.entropy import EntropyMap
 from cgd.errors import InputError
 from cgd.split import Split, probability_split, released_split
-from cgd.verdict import STANDS_OUT
 
 
 @dataclass(frozen=True)
@@ -20,8 +19,8 @@ class Preset:
         match_frequencies: undo the suspect's leaning towards some classes (see `cgd.entropy`).
         split: entropy map -> parts.
         unlearning: how the model is repaired.
-        stands_out: repair only where one class holds at least this part of the most suspicious
-            samples (see `cgd.verdict.concentration`); 0 to repair always.
+        if_attacked: repair only where a class stands out among the most suspicious samples (see
+            `cgd.verdict.attacked_class`).
     """
 
     scale: float
@@ -29,12 +28,12 @@ class Preset:
     match_frequencies: bool
     split: Callable[[EntropyMap], Split]
     unlearning: unlearn.Unlearning
-    stands_out: float
+    if_attacked: bool
 
 
 PRESETS = {
-    "released": Preset(1.0, suspect.RELEASED, False, released_split, unlearn.RELEASED, 0.0),
-    "default": Preset(100.0, suspect.SHORT, True, probability_split, unlearn.RETARGET, STANDS_OUT),
+    "released": Preset(1.0, suspect.RELEASED, False, released_split, unlearn.RELEASED, False),
+    "default": Preset(100.0, suspect.SHORT, True, probability_split, unlearn.RETARGET, True),
 }
 
 

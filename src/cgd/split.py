@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from cgd.entropy import EntropyMap
 from cgd.errors import InputError
-from cgd.verdict import STANDS_OUT, concentration, poison_probability
+from cgd.verdict import attacked_class, poison_probability
 
 Rows = NDArray[np.int64]
 
@@ -90,9 +90,11 @@ def probability_split(ranks: EntropyMap, triggered: float = 0.5, unused: float =
         triggered: samples that are more probably poison than this.
         unused: those that are more probably poison than this, but not than `triggered`.
     """
-    part, target = concentration(ranks)
+    target = attacked_class(ranks)
+    if target is None:
+        return score_split(ranks)
     probability = poison_probability(ranks, target)
-    if part < STANDS_OUT or not (probability > triggered).any():
+    if not (probability > triggered).any():
         return score_split(ranks)
     return Split.from_masks(probability <= unused, probability > triggered)
 

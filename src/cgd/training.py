@@ -251,7 +251,8 @@ def train(
         change: applied to each batch before augmentation.
         after_epoch: called with the number of each epoch (from 1) when it ends; once more for the
             same epoch when a training is killed between this call and its checkpoint.
-        watch: called every `WATCHED` steps of an epoch with the share of right answers in them.
+        watch: called every `WATCHED` steps, and at the end of each epoch, with the share of right
+            answers since the last call.
 
     Returns:
         `model`, in evaluation mode.
@@ -295,6 +296,8 @@ def train(
             raise InputError(
                 f"{label}: the loss became {mean_loss} in epoch {epoch + 1}; lower --lr"
             )
+        if watch and right:
+            watch(float(torch.stack(right).mean()))
         if after_epoch:
             after_epoch(epoch + 1)
         if checkpoint:

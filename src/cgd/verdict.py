@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-STANDS_OUT = 0.65
-"""A class that holds this part of the most suspicious samples looks attacked."""
+LEAST_PART = 0.65
+"""The part of the most suspicious samples, as if classes were equally large, from which on a class
+stands out."""
+
+CHANCE = 1e-4
+"""And that many of them come from the class by chance with less than this probability."""
 
 STARTS = (0.01, 0.05, 0.2, 0.5)
 
@@ -26,23 +30,43 @@ FEWEST = 10
 """With fewer samples in a class, nothing is said about them."""
 
 
-def concentration(ranks: EntropyMap, top: float = 0.0025) -> tuple[float, int]:
+def attacked_class(ranks: EntropyMap) -> int | None:
+    """Find the class that an attack gathers in.
+
+    Returns:
+        The number of the class that stands out among the most suspicious samples, or None.
+    """
+    from scipy.stats import binom
+
+    part, target = concentration(ranks)
+    caught = _most_suspicious(ranks)
+    share = float(np.mean(ranks.label == target))
+    chance = binom.sf(np.floor(caught[target]) - 1, round(caught.sum()), share)
+    return target if part >= LEAST_PART and chance < CHANCE else None
+
+
+def concentration(ranks: EntropyMap) -> tuple[float, int]:
     """Find the class that holds most of the most suspicious samples.
 
     Poison for one target gathers in one class; honest mistakes and the guide's weak spots spread.
-
-    Args:
-        ranks: the entropy map.
-        top: share of the samples, the highest poison scores, that is looked at; at least 20.
 
     Returns:
         The class's part of them, in 1 / classes to 1, as if all classes had as many samples; and
         the number of the class.
     """
-    labels = ranks.label
-    first = np.argsort(-ranks.poison_score, kind="stable")[: max(20, round(top * len(labels)))]
-    shares = class_shares(labels, first, int(labels.max()) + 1)
+    shares = _per_sample(ranks.label, _most_suspicious(ranks))
     return float(shares.max() / shares.sum()), int(shares.argmax())
+
+
+def _most_suspicious(ranks: EntropyMap, top: float = 0.0025) -> Floats:
+    """Number of samples of each class among the highest poison scores: a share `top` of all
+    samples, at least 20. Where the last of them tie with others, each of these counts in part."""
+    score = ranks.poison_score
+    wanted = min(max(20, round(top * len(score))), len(score))
+    last = np.partition(score, -wanted)[-wanted]
+    above, tied = score > last, score == last
+    weight = above + tied * ((wanted - above.sum()) / tied.sum())
+    return np.bincount(ranks.label, weight).astype(np.float64)
 
 
 def clearest(looks: Sequence[EntropyMap]) -> EntropyMap:
@@ -54,8 +78,8 @@ def clearest(looks: Sequence[EntropyMap]) -> EntropyMap:
     """
     best, most = looks[-1], 0.0
     for ranks in looks if len(looks) > 1 else ():
-        part, target = concentration(ranks)
-        if part < STANDS_OUT:
+        target = attacked_class(ranks)
+        if target is None:
             continue
         found = _surely_poison(ranks, target)
         early = ranks is not looks[-1]
@@ -141,6 +165,10 @@ def class_shares(labels: Ints, rows: Ints, classes: int) -> Floats:
     Returns:
         float64 [classes].
     """
-    samples = np.bincount(labels, minlength=classes)
+    return _per_sample(labels, np.bincount(labels[rows], minlength=classes).astype(np.float64))
+
+
+def _per_sample(labels: Ints, counts: Floats) -> Floats:
+    samples = np.bincount(labels, minlength=len(counts))
     least = np.median(samples[samples > 0]) / 2
-    return np.bincount(labels[rows], minlength=classes) / np.maximum(samples, least)
+    return counts / np.maximum(samples, least)

@@ -20,6 +20,7 @@ from cgd.data import ImageData
 from cgd.evaluation import Evaluation, evaluate, ground_truth
 from cgd.files import copy_file, slug
 from cgd.models import Classifier
+from cgd.verdict import attacked_class
 
 Cell = dict[str, Any]
 JUDGED = "suspect.safetensors"
@@ -114,7 +115,7 @@ def _defended(lab: Lab, wanted: Wanted, trial: Trial, victim: Classifier) -> Cel
         **{f"seconds_{stage}": seconds for stage, seconds in stages.items()},
         "seconds": sum(stages.values()),
         "passes": scan.passes + repair.images / len(data),
-        "stands_out": float(pipeline.stands_out(scan, defense.preset)),
+        "stands_out": float(attacked_class(scan.map) is not None),
     }
 
 

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cgd.errors import InputError
 from cgd.presets import PRESETS, Preset
@@ -76,6 +76,9 @@ def changed(settings: Any, path: str, text: str, whole: str) -> Any:
     if name not in known:
         raise InputError(f"{whole}: there is no setting {name!r}; there are {', '.join(known)}")
     value = changed(known[name], rest, text, whole) if rest else _read(known[name], text, whole)
+    choices = _choices(settings, name)
+    if choices and value not in choices:
+        raise InputError(f"{whole}: {name} must be {' or '.join(choices)}")
     if is_dataclass(settings):
         return replace(settings, **{name: value})  # type: ignore[type-var]
     return partial(settings, **{name: value})
@@ -89,6 +92,12 @@ def _settings_of(settings: Any) -> dict[str, Any]:
         parameters = inspect.signature(function).parameters.values()
         return {p.name: p.default for p in parameters if p.default is not p.empty}
     return {}
+
+
+def _choices(settings: Any, name: str) -> tuple[str, ...]:
+    """The words that a setting may be, where its type names them."""
+    kind = get_type_hints(type(settings)).get(name) if is_dataclass(settings) else None
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def _read(old: Any, text: str, whole: str) -> Any:

@@ -64,7 +64,12 @@ class Lab:
 
     @cached_property
     def _whole(self) -> ImageData:
-        return self._load(self.grid.train)
+        whole, asked = self._load(self.grid.train), self.grid.defended + self.grid.trusted
+        if len(whole) < asked:
+            raise InputError(
+                f"{self.grid.train}: has {len(whole)} images, defended and trusted ask for {asked}"
+            )
+        return whole
 
     def _load(self, name: str) -> ImageData:
         source = name if name.startswith(("hf:", "torchvision:")) else self.folder / name
@@ -127,7 +132,7 @@ class Lab:
         clean = self._labelled(scene.labels)
         if scene.attack == NONE:
             return Trial(scene, clean, clean)
-        return self._attacked(clean, scene, self._open_to_attack(scene))
+        return self._attacked(clean, scene, self._open_to_attack(clean, scene))
 
     def _labelled(self, labels: str) -> ImageData:
         if labels == GIVEN:
@@ -139,14 +144,14 @@ class Lab:
         other = pq.read_table(path, columns=[column])[column].to_numpy()
         return replace(self.defended, labels=torch.from_numpy(other[self.defended.index]).long())
 
-    def _open_to_attack(self, scene: Scene) -> np.ndarray:
+    def _open_to_attack(self, clean: ImageData, scene: Scene) -> np.ndarray:
         """Row numbers of the samples that the attacker may poison."""
-        labels = self.defended.labels.numpy()
+        labels = clean.labels.numpy()
         if scene.source_class is not None:
             return np.flatnonzero(labels == scene.source_class)
         if not scene.among:
             return np.arange(len(labels))
-        guessed = self.guide(self.grid.guides[0])[0].logits(self.defended).argmax(1).numpy()
+        guessed = self.guide(self.grid.guides[0])[0].logits(clean).argmax(1).numpy()
         wanted = guessed == scene.target if scene.among == "guide-target" else True
         return np.flatnonzero((guessed != labels) & wanted & (labels != scene.target))
 

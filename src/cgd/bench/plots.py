@@ -29,7 +29,8 @@ class Plot:
         x: column on the horizontal axis.
         y: columns on the vertical axes, a panel each.
         defense: only cells of this defence; `none` for the undefended ones.
-        dataset: only cells of this data set; empty for all.
+        dataset: only cells of this data set; empty for all. What else differs, such as guides and
+            seeds, is averaged where `x` is the same.
         logarithmic: the horizontal axis.
         least: points that an attack needs to get a line.
     """

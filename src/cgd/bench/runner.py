@@ -1,11 +1,14 @@
 """Runs the cells of a suite, in several processes; each is stored once, shared work done once."""
 
 import multiprocessing
+import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +20,7 @@ from cgd.bench.cells import Cell, Wanted, cells_of, describe, measure
 from cgd.bench.lab import Lab
 from cgd.bench.scenes import NONE
 from cgd.bench.suite import Grid, Suite
-from cgd.errors import InputError
+from cgd.errors import CellsFailed, InputError
 from cgd.files import read_json, write_json
 from cgd.progress import say, track
 
@@ -35,11 +38,16 @@ class _Place:
     out: Path
     device: torch.device
 
+    @property
+    def work(self) -> Path:
+        """Where trained models are."""
+        return self.out / "work"
+
     def lab(self, number: int, labs: dict[int, Lab]) -> Lab:
         """Open the lab of a grid, once a process."""
         if number not in labs:
             grid = self.suite.grids[number]
-            labs[number] = Lab(grid, self.data, self.out / "work", self.device)
+            labs[number] = Lab(grid, self.data, self.work, self.device)
         return labs[number]
 
     def path(self, grid: Grid, wanted: Wanted) -> Path:
@@ -70,11 +78,17 @@ def run_suite(
     guides: list[Job] = []
     benign: list[Job] = []
     attacked: list[Job] = []
+    asked: set[Path] = set()  # grids of one data set share their benign cells
     count = 0
     for number, grid in enumerate(suite.grids):
         before = count
         for scene in grid.scenes():
-            missing = [cell for cell in cells_of(grid, scene) if not _is_stored(place, grid, cell)]
+            missing = [
+                cell
+                for cell in cells_of(grid, scene)
+                if place.path(grid, cell) not in asked and not _is_stored(place, grid, cell)
+            ]
+            asked |= {place.path(grid, cell) for cell in missing}
             if missing:
                 work = benign if scene.attack == NONE else attacked
                 work.append(partial(_scene, place, number, missing))
@@ -92,7 +106,7 @@ def run_suite(
         for scene in grid.scenes()
         for cell in cells_of(grid, scene)
     ]
-    return [read_json(path) for path in paths if path.is_file()]
+    return [read_json(path) for path in dict.fromkeys(paths)]
 
 
 def _is_stored(place: _Place, grid: Grid, wanted: Wanted) -> bool:
@@ -138,10 +152,17 @@ def _in_processes(stages: Sequence[Sequence[Job]], jobs: int, place: _Place, cou
     ranks = context.Queue()
     for rank in range(jobs):
         ranks.put(rank)
-    with ProcessPoolExecutor(jobs, context, _start, (ranks, jobs, place.out / "work")) as pool:
+    start = (ranks, jobs, place)
+    with ProcessPoolExecutor(jobs, context, _start, start) as pool:
         cells = _finished(pool, stages)
-        for _ in track(cells, f"{place.suite.name}: cells", total=count):
-            pass
+        try:
+            for _ in track(cells, f"{place.suite.name}: cells", total=count):
+                pass
+        except BrokenProcessPool as error:
+            raise CellsFailed(
+                f"a process died, perhaps for want of memory: see {place.work}/worker-*.log, or "
+                "take fewer --jobs; the same command continues"
+            ) from error
 
 
 def _finished(pool: ProcessPoolExecutor, stages: Sequence[Sequence[Job]]) -> Iterator[None]:
@@ -161,16 +182,28 @@ _labs: dict[int, Lab] = {}
 """Of a worker process."""
 
 
-def _start(ranks: Any, jobs: int, work: Path) -> None:
+def _start(ranks: Any, jobs: int, place: _Place) -> None:
     """Begin a worker: its part of the cores or its GPU, its messages in a file of its own."""
     rank = ranks.get()
-    work.mkdir(parents=True, exist_ok=True)
-    sys.stderr = (work / f"worker-{rank}.log").open("a", buffering=1, encoding="utf-8")
-    if torch.cuda.is_available():
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    place.work.mkdir(parents=True, exist_ok=True)
+    sys.stderr = (place.work / f"worker-{rank}.log").open("a", buffering=1, encoding="utf-8")
+    if place.device.type == "cuda":
         torch.cuda.set_device(rank % torch.cuda.device_count())
     else:
         torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
 
 
+def _end_with_parent() -> None:
+    """A worker that outlived a killed parent would write beside the next run's."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
+
+
 def _in_worker(job: Job) -> int:
-    return job(_labs)
+    try:
+        return job(_labs)
+    except KeyboardInterrupt:  # else the pool would begin the next job
+        os._exit(130)

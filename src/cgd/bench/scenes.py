@@ -1,5 +1,6 @@
 """A scene: one poisoned (or benign) training set and its victim."""
 
+import re
 from dataclasses import dataclass, replace
 
 from cgd.attacks import ATTACKS, Attack, make_attack, read_parameters
@@ -92,7 +93,7 @@ def read_scene(entry: str, rate: float, benign: Scene) -> Scene:
             among = value
         elif word != PER_BATCH:
             settings.append(word)
-    if among and among not in AMONG and not among.removeprefix("class:").isdigit():
+    if among and among not in AMONG and not re.fullmatch(r"class:\d+", among):
         raise InputError(f"{entry!r}: among must be class:NUMBER, {' or '.join(AMONG)}")
     try:
         numbers = float(own_rate or rate), int(target or benign.target)

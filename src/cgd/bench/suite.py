@@ -1,10 +1,10 @@
 """What a suite asks for: grids of scenes, guides and defences."""
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 from cgd.bench.defenses import read_defense
 from cgd.bench.plots import Plot
@@ -14,6 +14,12 @@ from cgd.errors import InputError
 STAND_IN = "stand-in"
 """A guide that is trained on clean images which are not defended; after it, `images=N` and
 `epochs=N`, and after a bar an attack on those images: `stand-in images=2000 | badnets@0.1`."""
+
+SHARED = (
+    "train", "test", "size", "defended", "trusted", "epochs", "flip", "target", "guide_epochs",
+    "guide_model",
+)  # fmt: skip
+"""Settings that all grids of a data set have in common."""
 
 _TOML = {str: "string", int: "integer", bool: "boolean", tuple: "array", float: "number"}
 
@@ -117,8 +123,6 @@ def read_suite(path: Path, *, full: bool = False) -> Suite:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise InputError(f"{path}: not valid TOML ({error})") from error
-    if full and "full" not in {*record, *(key for grid in record.get("grid", []) for key in grid)}:
-        raise InputError(f"{path}: has no [full] settings")
     try:
         return _suite(record, full)
     except InputError as error:
@@ -126,26 +130,60 @@ def read_suite(path: Path, *, full: bool = False) -> Suite:
 
 
 def _suite(record: dict[str, Any], full: bool) -> Suite:
-    for_all = record.pop("full", {})
+    for_all = record.pop("full", None)
     grids = []
-    for grid in record.pop("grid", [{}]):
-        larger = {**for_all, **grid.pop("full", {})}
+    for grid in _tables(record, "grid") or [{}]:
+        own = grid.pop("full", None)
+        if full and for_all is None and own is None:
+            raise InputError("has no [full] settings")
+        larger = {**(for_all or {}), **(own or {})}
         grids.append({**grid, **larger} if full else grid)
-    plots = tuple(_made(Plot, plot) for plot in record.pop("plot", []))
-    own = {key: record.pop(key, "") for key in ("name", "question")}
+    plots = tuple(_made(Plot, plot) for plot in _tables(record, "plot"))
+    named = {key: record.pop(key, "") for key in ("name", "question")}
     protocol = "full" if full else record.pop("protocol", "small")
     record.pop("protocol", None)
     made = tuple(_made(Grid, {**record, **grid}) for grid in grids)
-    if missing := [key for key, value in own.items() if not value]:
+    if missing := [key for key, value in named.items() if not value]:
         raise InputError(f"{missing[0]} is missing")
     if protocol not in ("small", "full"):
         raise InputError(f"protocol must be small or full, not {protocol!r}")
     for grid in made:
-        for _ in grid.scenes():
-            pass
         for entry in grid.defenses:
             read_defense(entry)
-    return Suite(own["name"], own["question"], protocol, made, plots)
+    _check_shared(made)
+    return Suite(named["name"], named["question"], protocol, made, plots)
+
+
+def _tables(record: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    tables = record.pop(name, [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise InputError(f"write [[{name}]], not [{name}]: there may be several")
+    return tables
+
+
+def _check_shared(grids: Sequence[Grid]) -> None:
+    """Cells are named by data set, scene, guide and defence: all else must be the same in the grids
+    of a data set, and no cell may be in two of them."""
+    settings: dict[str, tuple[Any, ...]] = {}
+    seen: set[tuple[Any, ...]] = set()
+    for grid in grids:
+        shared = tuple(getattr(grid, name) for name in SHARED)
+        if settings.setdefault(grid.dataset, shared) != shared:
+            raise InputError(
+                f"two grids of {grid.dataset} differ in {', '.join(SHARED[:-1])} or {SHARED[-1]}; "
+                "give one of them another dataset name"
+            )
+        cells = {
+            (grid.dataset, scene, guide, defense)
+            for scene in grid.scenes()
+            if scene.attack != NONE
+            for guide in grid.guides
+            for defense in grid.defenses or (NONE,)
+        }
+        if twice := seen & cells:
+            _, scene, _, defense = min(twice, key=str)
+            raise InputError(f"two grids of {grid.dataset} hold {scene.title}, {defense}")
+        seen |= cells
 
 
 def _made(kind: type, record: Mapping[str, Any]) -> Any:
@@ -163,4 +201,10 @@ def _made(kind: type, record: Mapping[str, Any]) -> Any:
         wanted = get_origin(field.type) or field.type
         if not isinstance(value, wanted):  # type: ignore[arg-type]
             raise InputError(f"{field.name} must be of type {_TOML[wanted]}, not {value!r}")  # type: ignore[index]
+        if wanted is tuple:
+            of = get_args(field.type)[0]
+            if not all(isinstance(v, (int, float) if of is float else of) for v in value):
+                raise InputError(
+                    f"{field.name} must hold values of type {_TOML[of]}, not {value!r}"
+                )
     return made

@@ -220,7 +220,9 @@ def render_latex(cells: Sequence[Cell]) -> str:
 def _latex(text: str) -> str:
     for mark in "&%$#_{}":
         text = text.replace(mark, "\\" + mark)
-    return text.replace("|", "$|$").replace("±", r"$\pm$")
+    for mark, written in (("|", "$|$"), ("±", r"$\pm$"), ("~", r"\textasciitilde{}")):
+        text = text.replace(mark, written)
+    return text
 
 
 RENDERERS: dict[str, Callable[[Sequence[Cell]], str]] = {
