@@ -1,0 +1,23 @@
+"""Other defences, one file each: importing the module registers the defence."""
+
+from cgd.defenses.base import (
+    DEFENSES,
+    Defended,
+    Defense,
+    Repair,
+    Scheme,
+    Terms,
+    make_defense,
+    register,
+)
+
+__all__ = [
+    "DEFENSES",
+    "Defended",
+    "Defense",
+    "Repair",
+    "Scheme",
+    "Terms",
+    "make_defense",
+    "register",
+]
