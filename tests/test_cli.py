@@ -126,6 +126,8 @@ def test_scores_have_a_row_a_sample(cgd: Run, world: dict[str, Path], tmp_path: 
         "guide_rank",
         "suspect_entropy",
         "suspect_rank",
+        "poison_probability",
+        "poison_score",
         "part",
     ]
     assert table["index"].to_pylist() == list(range(120))
@@ -159,10 +161,11 @@ def test_the_same_command_again_changes_nothing(
     assert {path.name: path.read_bytes() for path in out.iterdir()} == first
 
 
-def test_a_model_is_left_as_it_is_where_no_class_stands_out_unless_forced(
+def test_a_model_is_left_as_it_is_where_data_are_not_found_poisoned_unless_forced(
     cgd: Run, world: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cgd.pipeline.attacked_class", lambda _: None)
+    monkeypatch.setattr("cgd.verdict.LEAST_PART", 2.0)
+    monkeypatch.setattr("cgd.verdict.LEAST_EXCESS", 2.0)
     answer = cgd(*defend_arguments(world, tmp_path / "out"))
     assert answer.code == 0, answer.err
     assert "left as it is" in answer.out

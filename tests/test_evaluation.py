@@ -23,6 +23,7 @@ from cgd.evaluation import (
 from cgd.models import Classifier, ModelCard
 from cgd.pipeline import Scan, check_fit
 from cgd.split import Split
+from cgd.verdict import Verdict
 
 CPU = torch.device("cpu")
 DataMaker = Callable[..., ImageData]
@@ -115,7 +116,8 @@ def scan_of(data: ImageData, seed: int = 0) -> Scan:
     parts = np.array_split(draw.permutation(len(data)), 3)
     split = Split(*(np.sort(part) for part in parts))
     ranks = entropy_map(logits[0], logits[1], data.labels)
-    return Scan(ranks, split, logits[0], {}, 0.0, data.fingerprint)
+    verdict = Verdict("none", (), (), np.zeros(len(data)), ranks.poison_score)
+    return Scan(ranks, verdict, split, logits[0], {}, 0.0, data.fingerprint)
 
 
 @pytest.mark.parametrize("attack", ["badnets", "sig"])

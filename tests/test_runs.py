@@ -20,6 +20,7 @@ from cgd.files import write_json, write_tensors
 from cgd.pipeline import Scan
 from cgd.runs import evaluation_record, read_scan, run_folder, scan_record, write_scan
 from cgd.split import released_split
+from cgd.verdict import Verdict
 
 SETTINGS: dict[str, Any] = {"data": "photos/", "seed": 0, "scale": 1.0}
 COLUMNS = {
@@ -31,6 +32,8 @@ COLUMNS = {
     "guide_rank": "float",
     "suspect_entropy": "float",
     "suspect_rank": "float",
+    "poison_probability": "float",
+    "poison_score": "float",
     "part": "string",
 }
 
@@ -55,9 +58,10 @@ def scan(data: ImageData) -> Scan:
     guide, suspect = (torch.randn(30, 3, generator=generator) for _ in range(2))
     ranks = entropy_map(guide, suspect, data.labels)
     seconds = {"guide": 1.5, "suspect": 2.0}
-    return Scan(
-        ranks, released_split(ranks), guide, seconds, passes=3.0, fingerprint=data.fingerprint
-    )
+    draw = np.random.default_rng(0)
+    verdict = Verdict("poisoned", (1, 2), ("early", "contradicted"), *draw.random((2, 30)))
+    split = released_split(ranks, verdict)
+    return Scan(ranks, verdict, split, guide, seconds, passes=3.0, fingerprint=data.fingerprint)
 
 
 def stop_after_a_result(out: Path, settings: dict[str, Any], problem: type[BaseException]) -> None:
@@ -210,6 +214,9 @@ def test_scores_hold_a_row_a_sample(
     for name in ("guide_entropy", "guide_rank", "suspect_entropy", "suspect_rank"):
         expected = getattr(scan.map, name).astype(np.float32)
         np.testing.assert_array_equal(table[name].to_numpy(), expected)
+    for name in ("probability", "score"):
+        expected = getattr(scan.verdict, name).astype(np.float32)
+        np.testing.assert_array_equal(table[f"poison_{name}"].to_numpy(), expected)
     part_of = dict.fromkeys(scan.split.clean.tolist(), "clean")
     part_of |= dict.fromkeys(scan.split.triggered.tolist(), "triggered")
     assert table["part"].to_pylist() == [part_of.get(row, "unused") for row in range(30)]

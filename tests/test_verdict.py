@@ -6,13 +6,21 @@ from statistics import median
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from cgd.entropy import EntropyMap
-from cgd.verdict import attacked_class, clearest, concentration, poison_probability
+from cgd.verdict import (
+    LEAST_EXCESS,
+    Verdict,
+    attacked_class,
+    concentration,
+    contradiction_excess,
+    judge,
+    poison_probability,
+)
 
 
 def map_of(
@@ -40,6 +48,8 @@ def test_concentration_is_the_largest_part_of_the_top_scores(
     draw = np.random.default_rng(seed)
     labels = np.concatenate([np.arange(classes), draw.integers(0, classes, n - classes)])
     ranks = map_of(labels, *(draw.permutation(n) / n for _ in range(2)))
+    ordered = np.sort(ranks.poison_score)[::-1]
+    assume(n == 20 or not np.isclose(ordered[19], ordered[20]))  # ties count in part
     parts = slow_concentration(ranks.poison_score.tolist(), labels.tolist(), 20)
     part, number = concentration(ranks)
     assert part == pytest.approx(max(parts))
@@ -82,7 +92,8 @@ def test_chance_alone_makes_no_class_stand_out(classes: int, n: int) -> None:
 
 
 def look(poisoned: int, seed: int, elsewhere: int = 0) -> EntropyMap:
-    """10,000 samples of ten classes; some of class 1, and of class 2, look like poison."""
+    """10,000 samples of ten classes, right to the guide; some of class 1, and of class 2, look like
+    poison."""
     n, draw = 10_000, np.random.default_rng(seed)
     labels = np.arange(n) % 10
     guide, suspect = draw.normal(0, 1, (2, n))
@@ -93,23 +104,110 @@ def look(poisoned: int, seed: int, elsewhere: int = 0) -> EntropyMap:
     return map_of(labels, rankdata(guide) / n, rankdata(suspect) / n)
 
 
+def judged(*looks: EntropyMap) -> tuple[EntropyMap, Verdict]:
+    return judge(looks, np.ones(len(looks[0].label)), 10)
+
+
 def test_the_look_that_finds_most_poison_is_chosen() -> None:
     few, many = look(100, 0), look(500, 1)
-    assert clearest([many, few]) is many
-    assert clearest([few, many]) is many
+    assert judged(many, few)[0] is many
+    chosen, verdict = judged(few, many)
+    assert chosen is many
+    assert (verdict.finding, verdict.targets, verdict.evidence) == ("poisoned", (1,), ("early",))
+    assert verdict.poisoned == pytest.approx(500, rel=0.1)
+    assert verdict.interval[0] <= 500 <= verdict.interval[1]
+    assert set(np.argsort(-verdict.score)[:400]) <= set(np.arange(1, 5000, 10))
 
 
 def test_where_no_class_stands_out_the_last_look_is_taken() -> None:
     looks = [look(0, seed) for seed in range(3)]
-    assert clearest(looks) is looks[2]
-    assert clearest([look(500, 1), looks[0]]) is not looks[0]
+    chosen, verdict = judged(*looks)
+    assert chosen is looks[2]
+    assert (verdict.finding, verdict.targets, verdict.poisoned) == ("none", (), 0)
+    assert judged(look(500, 1), looks[0])[0] is not looks[0]
 
 
 def test_an_early_look_must_find_twice_as_many_as_in_any_other_class() -> None:
     early, last = look(500, 1, elsewhere=400), look(100, 0)
     assert attacked_class(early) == 1
-    assert clearest([early, last]) is last
-    assert clearest([last, early]) is early
+    assert judged(early, last)[0] is last
+    assert judged(last, early)[0] is early
+
+
+# Contradictions.
+
+N, CLASSES = 20_000, 10
+
+
+def answers(
+    seed: int, weak: tuple[int, ...] = (), right: float = 0.7
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """True labels, and labels and confidence of a guide that confuses neighbours, and weak classes
+    with anything."""
+    draw = np.random.default_rng(seed)
+    true = draw.integers(0, CLASSES, N)
+    share = np.where(np.isin(true, weak), 0.4, right)
+    wrong = draw.random(N) > share
+    beside = (true + draw.choice([-1, 1], N)) % CLASSES
+    anything = draw.integers(0, CLASSES, N)
+    # what a weak class is taken for is taken for it as often
+    given_back = np.isin(anything, weak) & ~np.isin(true, weak) & (draw.random(N) < 0.6)
+    guess = np.where(wrong, np.where(np.isin(true, weak), anything, beside), true)
+    guess = np.where(given_back, anything, guess)
+    confidence = np.where(guess == true, draw.random(N) ** 0.5, draw.random(N))
+    return true, guess, confidence
+
+
+@pytest.mark.parametrize("weak", [(), (2,), (2, 5)])
+@pytest.mark.parametrize("noise", [0.0, 0.2, 0.4])
+def test_weak_classes_and_honest_noise_are_no_excess(weak: tuple[int, ...], noise: float) -> None:
+    for seed in range(5):
+        label, guess, confidence = answers(seed, weak)
+        draw = np.random.default_rng(seed)
+        label = np.where(draw.random(N) < noise, draw.integers(0, CLASSES, N), label)
+        assert contradiction_excess(label, guess, confidence, CLASSES).max() < LEAST_EXCESS
+
+
+@pytest.mark.parametrize("share", [0.2, 0.3, 0.5])
+def test_the_excess_is_the_share_of_the_class_that_came_from_everywhere(share: float) -> None:
+    true, guess, confidence = answers(3)
+    own = int((true == 4).sum())
+    moved = np.random.default_rng(0).permutation(np.flatnonzero(true != 4))
+    label = true.copy()
+    label[moved[: round(own * share / (1 - share))]] = 4
+    excess = contradiction_excess(label, guess, confidence, CLASSES)
+    assert excess.argmax() == 4
+    assert excess[4] == pytest.approx(share, abs=0.12)
+    assert np.delete(excess, 4).max() < 0.05
+
+
+def test_two_targets_are_both_named_and_the_guide_alone_tells_their_poison() -> None:
+    true, guess, confidence = answers(4, right=0.9)
+    label = true.copy()
+    moved = np.random.default_rng(0).permutation(N)
+    label[moved[:1000]], label[moved[1000:1800]] = 3, 7
+    draw = np.random.default_rng(1)
+    level = np.where(guess == label, 0, np.where(label == true, 2, 6))  # unsure where wrong
+    entropy = draw.normal(level, 1)
+    guide, suspect = rankdata(entropy) / N, rankdata(draw.random(N)) / N
+    ranks = EntropyMap(label, guess, entropy, guide, suspect, suspect)
+    shown, verdict = judge([ranks], confidence, CLASSES)
+    assert shown is ranks
+    assert set(verdict.targets) == {3, 7}
+    assert verdict.evidence == ("contradicted", "contradicted")
+    poison, found = label != true, verdict.probability > 0.5
+    assert (poison & found).sum() > 0.9 * poison.sum()
+    assert (poison & found).sum() > 0.55 * found.sum()  # the guide is wrong here and there
+
+
+def test_a_guide_that_knows_nothing_and_little_data_cannot_tell() -> None:
+    true, _, confidence = answers(0)
+    draw = np.random.default_rng(0)
+    guide, suspect = (rankdata(draw.random(N)) / N for _ in range(2))
+    blind = EntropyMap(true, draw.integers(0, CLASSES, N), guide, guide, suspect, suspect)
+    assert judge([blind], confidence, CLASSES)[1].finding == "unknown"
+    few = map_of(np.arange(100) % 10, *(rankdata(draw.random(100)) / 100 for _ in range(2)))
+    assert judge([few], np.ones(100), 10)[1].finding == "unknown"
 
 
 # Probability.

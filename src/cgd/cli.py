@@ -240,7 +240,7 @@ def scan(
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
-    """Find out which samples are likely poisoned.
+    """Find out whether the data are poisoned, with which target, and which samples.
 
     Writes scores.parquet (a row a sample), result.json and report.html.
 
@@ -284,8 +284,8 @@ def defend(
 ) -> None:
     """Repair a model that was trained on poisoned data.
 
-    Scans the data (or reuses --scan), then unlearns what the likely poisoned part taught; where no
-    class stands out among the most suspicious samples, the model is left as it is. Writes
+    Scans the data (or reuses --scan), then unlearns what the likely poisoned part taught; where the
+    data are not found to be poisoned, the model is left as it is. Writes
     model.safetensors, scores.parquet, result.json and report.html. --test measures, and decides
     nothing.
 

@@ -37,6 +37,7 @@ from cgd.terminal import (
     print_parts,
     print_poisoned,
     print_skipped,
+    print_verdict,
 )
 from cgd.training import Change, Recipe, pick_device
 from cgd.training import train as fit
@@ -171,6 +172,7 @@ def scan(source: Source, out: Path, options: ScanOptions, model: Path | None) ->
     record = runs.evaluation_record(None, None, source.truth(data, found))
     write_json(out / "result.json", {**record, **runs.scan_record(data, found)})
     print_skipped(data)
+    print_verdict(data, found)
     print_parts(data, found)
     print(write_report(out, data))
 
@@ -226,10 +228,10 @@ def defend(
     record["epochs_equivalent"] = found.passes + story["passes"]
     write_json(out / "result.json", record)
     print_skipped(data)
+    print_verdict(data, found)
     print_parts(data, found)
     if record["untouched"]:
-        print("no class stands out among the most suspicious samples: the model is left as it is")
-        print("(--force repairs it all the same)")
+        print("the model is left as it is (--force repairs it all the same)")
     print_before_after(before, after)
     print(write_report(out, data))
 

@@ -93,7 +93,7 @@ def true_labels(data: ImageData, manifest: Manifest) -> NDArray[np.int64]:
 
 def ground_truth(data: ImageData, scan: Scan, manifest: Manifest) -> dict[str, Any]:
     """Compare a scan with what was really done: `guide_accuracy` (percent) and `separation`."""
-    found = separation(scan.map.poison_score, scan.split, manifest.poison_rows(data.index))
+    found = separation(scan.verdict.score, scan.split, manifest.poison_rows(data.index))
     return {
         "guide_accuracy": accuracy(scan.map.guide_label, true_labels(data, manifest)),
         "separation": asdict(found) if found else None,

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cgd.data.dataset import ImageData
-from cgd.entropy import EntropyMap, entropy_map, match_frequencies
+from cgd.entropy import BLOCK, EntropyMap, entropy_map, match_frequencies
 from cgd.errors import InputError
 from cgd.files import read_tensors, write_tensors
 from cgd.guides import DEFAULT_GUIDE, Guide, open_guide
@@ -20,7 +22,7 @@ from cgd.split import Split
 from cgd.suspect import SuspectRecipe, suspect_logits
 from cgd.training import pick_device, predict
 from cgd.unlearn import Repair, Unlearning, unlearn
-from cgd.verdict import attacked_class, clearest
+from cgd.verdict import Verdict, judge
 
 GUIDE_SCALE = 100.0
 """Guides give logits at the scale CLIP is trained with; a preset's scale is relative to it."""
@@ -32,6 +34,7 @@ class Scan:
 
     Attributes:
         map: the entropy map.
+        verdict: whether the data is poisoned, with which target, and how probably each sample.
         split: likely clean, triggered and unused samples.
         guide_logits: float32 [n, classes], at the preset's scale.
         seconds: per stage.
@@ -40,6 +43,7 @@ class Scan:
     """
 
     map: EntropyMap
+    verdict: Verdict
     split: Split
     guide_logits: Tensor
     seconds: dict[str, float]
@@ -81,19 +85,21 @@ def scan(
     guide = open_guide(guide, device=device) if isinstance(guide, str) else guide
     raw, guide_seconds = _kept(folder, "guide", lambda: _asked(guide, data))
 
-    def judge() -> Tensor:
+    def ask_suspect() -> Tensor:
         if isinstance(recipe, Classifier):
             return predict(recipe, data.images, device=device)[None]
         return suspect_logits(data, recipe, arch=arch, seed=seed, device=device, folder=folder)
 
-    judged, suspect_seconds = _kept(folder, "suspect", judge)
+    judged, suspect_seconds = _kept(folder, "suspect", ask_suspect)
     if settings.match_frequencies:
         judged = torch.stack([match_frequencies(look, data.labels) for look in judged])
     logits = raw * ((settings.scale if scale is None else scale) / GUIDE_SCALE)
-    ranks = clearest([entropy_map(logits, look, data.labels) for look in judged])
+    looks = [entropy_map(logits, look, data.labels) for look in judged]
+    ranks, verdict = judge(looks, _confidence(logits), len(data.classes))
     return Scan(
         map=ranks,
-        split=settings.split(ranks),
+        verdict=verdict,
+        split=settings.split(ranks, verdict),
         guide_logits=logits,
         seconds={"guide": guide_seconds, "suspect": suspect_seconds},
         passes=0.0 if isinstance(recipe, Classifier) else recipe.passes(len(data)),
@@ -123,7 +129,7 @@ def defend(
         preset: `default`, `released`, or settings of your own.
         recipe: other unlearning settings than the preset's.
         card: how to feed a plain module (mean and std); default: mean 0.5, std 0.25.
-        force: repair even where no class stands out among the most suspicious samples.
+        force: repair even where the verdict is not `poisoned`.
         seed: fixes held-out samples, order and augmentation.
         device: where to compute; default: a GPU if there is one.
 
@@ -161,13 +167,14 @@ def repair(
     if scan.fingerprint != data.fingerprint:
         raise InputError(f"{data.source}: the scan is of other data; scan this data")
     check_fit(model, data)
-    if get_preset(preset).if_attacked and not force and attacked_class(scan.map) is None:
+    if get_preset(preset).if_attacked and not force and scan.verdict.finding != "poisoned":
         return Repair(copy.deepcopy(model), [], 0, 0)
     return unlearn(
         model,
         data,
         scan.split,
         scan.guide_logits,
+        scan.verdict.probability if scan.verdict.targets else None,
         recipe or get_preset(preset).unlearning,
         seed=seed,
         device=device,
@@ -196,6 +203,12 @@ def check_fit(model: Classifier, data: ImageData) -> None:
             f"{data.source}: has the classes of the model in another order; "
             f"number them as the model does: {', '.join(card.classes[:5])}, ..."
         )
+
+
+def _confidence(logits: Tensor) -> NDArray[np.float64]:
+    """The guide's probability of its own label, float64 [n]."""
+    parts = [block.double().softmax(1).amax(1) for block in torch.split(logits, BLOCK)]
+    return torch.cat(parts).numpy()
 
 
 def _asked(guide: Guide, data: ImageData) -> Tensor:

@@ -7,6 +7,7 @@ from cgd import suspect, unlearn
 from cgd.entropy import EntropyMap
 from cgd.errors import InputError
 from cgd.split import Split, probability_split, released_split
+from cgd.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -17,16 +18,15 @@ class Preset:
         scale: logit scale of the guide; 1 = raw cosines, 100 = as CLIP is trained.
         suspect: how the suspicious model is trained.
         match_frequencies: undo the suspect's leaning towards some classes (see `cgd.entropy`).
-        split: entropy map -> parts.
+        split: entropy map and verdict -> parts.
         unlearning: how the model is repaired.
-        if_attacked: repair only where a class stands out among the most suspicious samples (see
-            `cgd.verdict.attacked_class`).
+        if_attacked: repair only where the verdict is `poisoned`.
     """
 
     scale: float
     suspect: suspect.SuspectRecipe
     match_frequencies: bool
-    split: Callable[[EntropyMap], Split]
+    split: Callable[[EntropyMap, Verdict], Split]
     unlearning: unlearn.Unlearning
     if_attacked: bool
 

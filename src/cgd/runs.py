@@ -20,6 +20,7 @@ from cgd.files import atomic, read_json, read_tensors, write_json
 from cgd.guides import agreement
 from cgd.pipeline import GUIDE_SCALE, Scan
 from cgd.split import Split
+from cgd.verdict import Verdict
 
 ROWS_PER_GROUP = 65536
 GUIDE_LOGITS = "guide.safetensors"
@@ -87,6 +88,8 @@ def write_scan(out: Path, data: ImageData, scan: Scan) -> None:
             ("guide_rank", pa.float32()),
             ("suspect_entropy", pa.float32()),
             ("suspect_rank", pa.float32()),
+            ("poison_probability", pa.float32()),
+            ("poison_score", pa.float32()),
             ("part", pa.string()),
         ]
     )
@@ -99,6 +102,8 @@ def write_scan(out: Path, data: ImageData, scan: Scan) -> None:
         ranks.guide_rank,
         ranks.suspect_entropy,
         ranks.suspect_rank,
+        scan.verdict.probability,
+        scan.verdict.score,
         scan.split.part_names(),
     ]
     with (
@@ -128,13 +133,20 @@ def read_scan(folder: Path, data: ImageData) -> Scan:
     table = pq.read_table(folder / "scores.parquet")
     columns = ("guide_entropy", "guide_rank", "suspect_entropy", "suspect_rank")
     axes = {name: table[name].to_numpy().astype(np.float64) for name in columns}
+    probability, score = (
+        table[name].to_numpy().astype(np.float64) for name in ("poison_probability", "poison_score")
+    )
     part = np.asarray(table["part"].to_pylist())
     rows = [np.flatnonzero(part == name) for name in ("clean", "triggered", "unused")]
     result = read_json(folder / "result.json")
     unlearning = result.get("unlearning", {}).get("passes", 0.0)
     stored = read_tensors(folder / GUIDE_LOGITS)["logits"]
+    told = result["verdict"]
     return Scan(
         map=EntropyMap(table["label"].to_numpy(), table["guide_label"].to_numpy(), **axes),
+        verdict=Verdict(
+            told["verdict"], tuple(told["targets"]), tuple(told["evidence"]), probability, score
+        ),
         split=Split(*rows),
         guide_logits=stored * (config["scale"] / GUIDE_SCALE),
         seconds={stage: result["seconds"][stage] for stage in ("guide", "suspect")},
@@ -150,11 +162,23 @@ def scan_record(data: ImageData, scan: Scan) -> dict[str, Any]:
     by_class = agreement(scan.guide_logits, data.labels, data.classes)
     return {
         "samples": len(data),
+        "verdict": verdict_record(scan.verdict),
         "parts": {name: len(rows) for name, rows in parts.items()},
         "agreement": [asdict(entry) for entry in by_class],
         "skipped": [asdict(entry) for entry in data.skipped],
         "seconds": scan.seconds,
         "epochs_equivalent": scan.passes,
+    }
+
+
+def verdict_record(verdict: Verdict) -> dict[str, Any]:
+    """Return what `result.json` says of the verdict; numbers are of samples."""
+    return {
+        "verdict": verdict.finding,
+        "targets": list(verdict.targets),
+        "evidence": list(verdict.evidence),
+        "poisoned": verdict.poisoned,
+        "interval": list(verdict.interval),
     }
 
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from cgd.entropy import EntropyMap
 from cgd.errors import InputError
-from cgd.verdict import attacked_class, poison_probability
+from cgd.verdict import Verdict
 
 Rows = NDArray[np.int64]
 
@@ -50,8 +50,9 @@ class Split:
         return names
 
 
-def released_split(ranks: EntropyMap, s1: float = 0.2, s2: float = 0.1) -> Split:
-    """Split by fixed shares of each axis, as CGD's authors released it (arXiv 2507.05113).
+def released_split(ranks: EntropyMap, verdict: Verdict, s1: float = 0.2, s2: float = 0.1) -> Split:
+    """Split by fixed shares of each axis, as CGD's authors released it (arXiv 2507.05113), whatever
+    the verdict.
 
     Clean: guide rank <= 1 - s1 and suspect rank >= s1. Triggered: guide rank > 1 - s2 or
     suspect rank < s2.
@@ -80,20 +81,19 @@ def score_split(ranks: EntropyMap, triggered: float = 0.05, unused: float = 0.02
     return Split.from_masks(is_clean, is_triggered)
 
 
-def probability_split(ranks: EntropyMap, triggered: float = 0.5, unused: float = 0.1) -> Split:
-    """Split by the probability of being poison for the class that stands out.
-
-    Where none does, nothing is known about the share of poison: `score_split`.
+def probability_split(
+    ranks: EntropyMap, verdict: Verdict, triggered: float = 0.5, unused: float = 0.1
+) -> Split:
+    """Split by the probability of being poison; `score_split` where no class stands out, so that
+    nothing is known about the share of poison.
 
     Args:
         ranks: the entropy map.
+        verdict: gives the probability.
         triggered: samples that are more probably poison than this.
         unused: those that are more probably poison than this, but not than `triggered`.
     """
-    target = attacked_class(ranks)
-    if target is None:
-        return score_split(ranks)
-    probability = poison_probability(ranks, target)
+    probability = verdict.probability
     if not (probability > triggered).any():
         return score_split(ranks)
     return Split.from_masks(probability <= unused, probability > triggered)

@@ -11,6 +11,8 @@ from cgd.data import ImageData
 from cgd.evaluation import Evaluation
 from cgd.pipeline import Scan
 from cgd.progress import say
+from cgd.text import plain
+from cgd.verdict import in_words as in_words_of_verdict
 
 TITLES = {"ca": "clean accuracy", "asr": "attack success rate", "ra": "robust accuracy"}
 
@@ -65,6 +67,13 @@ def print_skipped(data: ImageData) -> None:
         say(f"  {entry.path!r}: {entry.reason}")
     if len(data.skipped) > 5:
         say("  ...; all are listed in result.json")
+
+
+def print_verdict(data: ImageData, found: Scan) -> None:
+    """Print what is to be thought of the data."""
+    verdict = found.verdict
+    names = [plain(data.classes[target], 60) for target in verdict.targets]
+    print(in_words_of_verdict(verdict.finding, names, verdict.interval, len(data)))
 
 
 def print_parts(data: ImageData, found: Scan) -> None:

@@ -45,6 +45,7 @@ def released_loss(
     student: Tensor,
     labels: Tensor,
     guide: Tensor,
+    poison: Tensor,
     *,
     a: float,
     b: float,
@@ -58,6 +59,7 @@ def released_loss(
         student: logits [n, classes] of the model under repair.
         labels: int64 [n], the given labels.
         guide: the guide's logits [n, classes].
+        poison: not used.
         a: weight of the distillation.
         b: weight of the push.
         t: temperature.
@@ -74,20 +76,23 @@ def retarget_loss(
     student: Tensor,
     labels: Tensor,
     guide: Tensor,
+    poison: Tensor,
     *,
     a: float,
     b: float,
     t: float,
 ) -> Tensor:
-    """Give triggered images the guide's opinion, the given label ruled out.
+    """Take triggered images away from their given label, perhaps to the guide's opinion.
 
-    a * cross-entropy to softmax(guide / T) without the given label + b * log(p_label + 1e-6).
+    p * (a * cross-entropy to softmax(guide / T) without the given label
+    + b * log(p_label + 1e-6)), where p is the probability of being poison.
 
     Args:
         student: logits [n, classes] of the model under repair.
         labels: int64 [n], the given labels.
         guide: the guide's logits [n, classes].
-        a: weight of the new target.
+        poison: float [n], the probability of being poison.
+        a: weight of the guide's opinion; a weak guide teaches its mistakes.
         b: weight of the push away from the given label.
         t: temperature.
 
@@ -96,7 +101,7 @@ def retarget_loss(
     """
     rest = (guide / t).scatter(1, labels[:, None], float("-inf"))
     teach = -(F.softmax(rest, 1) * F.log_softmax(student, 1)).sum(1)
-    return a * teach + b * _log_given(student, labels)
+    return poison * (a * teach + b * _log_given(student, labels))
 
 
 def _log_given(student: Tensor, labels: Tensor) -> Tensor:
@@ -163,7 +168,7 @@ RELEASED = Unlearning(
 )
 RETARGET = Unlearning(
     loss="retarget",
-    a=0.3,
+    a=0.0,
     b=0.05,
     t=1.0,
     rounds=12,
@@ -204,6 +209,7 @@ def unlearn(
     data: ImageData,
     split: Split,
     guide_logits: Tensor,
+    poison: NDArray[np.float64] | None,
     recipe: Unlearning,
     *,
     seed: int = 0,
@@ -216,6 +222,8 @@ def unlearn(
         data: the untrusted data.
         split: its likely clean and triggered parts.
         guide_logits: float [n, classes], at the scale that is wanted.
+        poison: float64 [n], each sample's probability of being poison; None where nothing is known
+            of it, so that all triggered samples are taken for poison.
         recipe: losses, steps, learning rate.
         seed: fixes the held-out part, the order and the augmentation.
         device: where to compute; default: a GPU if there is one.
@@ -228,7 +236,7 @@ def unlearn(
     place(model, device)
     labels = data.labels.numpy()
     seen, held_out = _hold_out(split.clean, seed)
-    objective = _Objective(model, data, split, guide_logits, recipe, device)
+    objective = _Objective(model, data, split, guide_logits, poison, recipe, device)
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=recipe.lr,
@@ -274,12 +282,15 @@ class _Objective:
         data: ImageData,
         split: Split,
         guide_logits: Tensor,
+        poison: NDArray[np.float64] | None,
         recipe: Unlearning,
         device: torch.device,
     ) -> None:
         self.model, self.recipe, self.device = model, recipe, device
         self.images, self.labels = to_device(data.images, device), data.labels.to(device)
         self.guide = guide_logits.to(device)
+        known = np.ones(len(data)) if poison is None else poison
+        self.poison = torch.from_numpy(known).float().to(device)
         self.loss = partial(LOSSES[recipe.loss], a=recipe.a, b=recipe.b, t=recipe.t)
         self.residual = trigger_residual(data, split, guide_logits) if recipe.transplanted else None
         self.images_seen = 0
@@ -297,7 +308,7 @@ class _Objective:
         known = torch.cat([again, clean])
         student, suspicious = logits.split([len(known), len(triggered)])
         given = self.labels[triggered]
-        loss = self.loss(suspicious, given, self.guide[triggered])
+        loss = self.loss(suspicious, given, self.guide[triggered], self.poison[triggered])
         return F.cross_entropy(student, self.labels[known]) + loss.mean()
 
 

@@ -1,21 +1,29 @@
-"""Which class an attack gathers in, and how probably each of its samples is poison.
+"""Is the data poisoned, which class is the target, and how probably is each sample poison.
 
-Pure array functions of the entropy map.
+Pure array functions of the entropy maps and of what the guide says. An attack shows in two ways:
+
+- *early*: most of the samples that the guide contradicts and the suspect learned soonest have the
+  same label. Honest mistakes are learned late, and the guide's weak spots spread over classes.
+- *contradicted*: a class holds images that the guide takes for anything at all. Where a guide is
+  weak, it confuses a class with a few others, and these with it; poison comes from everywhere, and
+  is not given back.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cgd.entropy import EntropyMap
+from cgd.entropy import EntropyMap, ranks
 
 if TYPE_CHECKING:
     from sklearn.mixture import GaussianMixture
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Finding = Literal["poisoned", "suspicious", "none", "unknown"]
 
 LEAST_PART = 0.65
 """The part of the most suspicious samples, as if classes were equally large, from which on a class
@@ -24,25 +32,260 @@ stands out."""
 CHANCE = 1e-4
 """And that many of them come from the class by chance with less than this probability."""
 
+LEAST_EXCESS = 0.15
+"""The share of a class that is contradicted as if drawn from all others, from which on it stands
+out."""
+
+SUSPICIOUS = 0.8
+"""From this share of what makes a class stand out, it is worth a look."""
+
+ERRORS = 4.0
+"""And it is above zero by so many standard errors."""
+
+SURE = 0.5
+"""The share of the samples, those that the guide is surest of, in which contradictions count again:
+there, honest ones are rare."""
+
+SPREAD = 0.75
+"""Contradictions count for so much of all other classes, those that the guide confuses a class with
+least."""
+
 STARTS = (0.01, 0.05, 0.2, 0.5)
 
 FEWEST = 10
 """With fewer samples in a class, nothing is said about them."""
 
+FEWEST_IN_ALL = 200
+"""With fewer samples, nothing is said about the data where no class stands out."""
 
-def attacked_class(ranks: EntropyMap) -> int | None:
-    """Find the class that an attack gathers in.
+BETTER_THAN_CHANCE = 2.0
+"""Nor with a guide that agrees with the labels less than so many times as often as by chance."""
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What is to be thought of a data set.
+
+    Attributes:
+        finding: `poisoned`; `suspicious`: look at the samples, no sure sign; `none`: no sign;
+            `unknown`: guide or data are too poor to tell.
+        targets: numbers of the classes that poison was found in, the surest first.
+        evidence: `early` or `contradicted`, for each of `targets`: where its samples' probability
+            comes from.
+        probability: float64 [n], of being poison; 0 outside `targets`.
+        score: float64 [n], high = probably poison; tells samples of equal probability apart too.
+    """
+
+    finding: Finding
+    targets: tuple[int, ...]
+    evidence: tuple[str, ...]
+    probability: Floats
+    score: Floats
+
+    @property
+    def poisoned(self) -> float:
+        """Estimated number of poisoned samples."""
+        return float(self.probability.sum())
+
+    @property
+    def interval(self) -> tuple[int, int]:
+        """Numbers of samples that are poison surely (above 0.9) and possibly (above 0.1)."""
+        return int((self.probability > 0.9).sum()), int((self.probability > 0.1).sum())
+
+
+def in_words(finding: str, targets: Sequence[str], interval: Sequence[int], samples: int) -> str:
+    """Say what was found, in one sentence or two.
+
+    Args:
+        finding: see `Verdict`.
+        targets: names of the classes.
+        interval: see `Verdict`.
+        samples: number of samples.
+
+    >>> in_words("poisoned", ["cat"], [40, 60], 1000)
+    "Poisoned: 40 to 60 of 1,000 samples, all labelled 'cat'."
+    """
+    if finding == "poisoned":
+        low, high = interval
+        names = " or ".join(repr(name) for name in targets)
+        return f"Poisoned: {low:,} to {high:,} of {samples:,} samples, all labelled {names}."
+    return {
+        "suspicious": "Suspicious: a class begins to stand out, but not surely. Look at the most "
+        "suspicious samples.",
+        "none": "No sign of poison. Very little poison, or poison that is learned no sooner than "
+        "the rest, would not show.",
+        "unknown": "Cannot tell: the guide knows too little of these classes, or there are too few "
+        "samples.",
+    }[finding]
+
+
+def judge(
+    looks: Sequence[EntropyMap], confidence: Floats, classes: int
+) -> tuple[EntropyMap, Verdict]:
+    """Decide whether data are poisoned, and with which target.
+
+    Args:
+        looks: entropy maps at several times of the suspect's training, the last one last; the
+            guide's axis is the same in all.
+        confidence: float64 [n], the guide's probability of its own label.
+        classes: number of classes.
 
     Returns:
-        The number of the class that stands out among the most suspicious samples, or None.
+        The look that tells most poison from the rest, and the verdict.
     """
+    last = looks[-1]
+    n = len(last.label)
+    excess = contradiction_excess(last.label, last.guide_label, confidence, classes)
+    contradicted = [int(c) for c in np.argsort(-excess) if excess[c] >= LEAST_EXCESS]
+    found = [_clearest(looks, target) for target in contradicted]
+    early = _early(looks)
+    if early and early.target not in contradicted:
+        found.append(early)
+    found = [case for case in found if case.sure > 0]
+    score = last.poison_score
+    if not found:
+        return last, Verdict(_no_sign(last, excess, classes), (), (), np.zeros(n), ranks(score))
+    probability = np.max([case.probability for case in found], axis=0)
+    chosen = found[0].ranks
+    for case in found:
+        rows = last.label == case.target
+        score = np.where(rows, case.ranks.poison_score, score)
+    shown = last if found[0].evidence == "contradicted" else chosen
+    return shown, Verdict(
+        "poisoned",
+        tuple(case.target for case in found),
+        tuple(case.evidence for case in found),
+        probability,
+        probability + 1e-3 * ranks(score),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """A target, and the map in which its poison is clearest."""
+
+    target: int
+    evidence: str
+    ranks: EntropyMap
+    probability: Floats
+
+    @property
+    def sure(self) -> float:
+        """See `_surely_poison`."""
+        return float((2 * self.probability - 1).clip(0).sum())
+
+
+def _clearest(looks: Sequence[EntropyMap], target: int) -> _Case:
+    """Choose among the guide alone and the looks in which the target stands out too."""
+    alone = replace(looks[-1], suspect_rank=np.full(len(looks[-1].label), 0.5))
+    cases = [_Case(target, "contradicted", alone, poison_probability(alone, target))]
+    for look in looks:
+        if attacked_class(look) == target:
+            cases.append(_Case(target, "early", look, poison_probability(look, target)))
+    return max(cases, key=lambda case: case.sure)
+
+
+def _early(looks: Sequence[EntropyMap]) -> _Case | None:
+    """Of the looks in which a class stands out, choose that with the most samples of this class
+    that are surely poison. Early on, a suspect leans towards classes that are easy, so that an
+    early look must find twice as many of them as in any other class.
+    """
+    best: _Case | None = None
+    for look in looks:
+        target = attacked_class(look)
+        if target is None:
+            continue
+        case = _Case(target, "early", look, poison_probability(look, target))
+        leaning = look is not looks[-1] and case.sure < 2 * _most_elsewhere(look, target)
+        if case.sure > (best.sure if best else 0.0) and not leaning:
+            best = case
+    return best
+
+
+def _no_sign(last: EntropyMap, excess: Floats, classes: int) -> Finding:
+    """What to say where no class stands out."""
+    agreed = float(np.mean(last.guide_label == last.label))
+    frequency = np.bincount(last.label, minlength=classes) / len(last.label)
+    if len(last.label) < FEWEST_IN_ALL or agreed < min(
+        BETTER_THAN_CHANCE * float((frequency**2).sum()), 0.75
+    ):
+        return "unknown"
+    part, target = concentration(last)
+    early = part >= SUSPICIOUS * LEAST_PART and _chance(last, target) < CHANCE
+    return "suspicious" if early or excess.max() >= SUSPICIOUS * LEAST_EXCESS else "none"
+
+
+def contradiction_excess(
+    label: Ints, guide_label: Ints, confidence: Floats, classes: int
+) -> Floats:
+    """Share of each class that the guide takes for anything at all, beyond what is given back.
+
+    For each class, the guide's labels of its samples are compared with those of all samples, over
+    the classes that the guide confuses it with least; then the same the other way round: the given
+    labels of the samples that the guide takes for this class. A weak guide makes both alike, and
+    so does random label noise. The smaller of what is found in all samples and in the half that
+    the guide is surest of counts.
+
+    Args:
+        label: int64 [n], the given labels.
+        guide_label: int64 [n], the guide's.
+        confidence: float64 [n], the guide's probability of its own label.
+        classes: number of classes.
+
+    Returns:
+        float64 [classes], in -1..1, about 0 where nothing is wrong or too few samples tell.
+    """
+    sure = confidence >= np.quantile(confidence, 1 - SURE)
+    found = []
+    for rows in (np.ones_like(sure), sure):
+        table = np.zeros((classes, classes))
+        np.add.at(table, (label[rows], guide_label[rows]), 1)
+        (given, error), (back, error_back) = _spread(table), _spread(table.T)
+        excess = given - back
+        found.append(np.where(excess > ERRORS * np.hypot(error, error_back), excess, 0))
+    return np.minimum(*found)
+
+
+def _spread(table: Floats) -> tuple[Floats, Floats]:
+    """For each row, how much of it is distributed as all rows together, over the columns in which
+    that is least so (see `SPREAD`), without its own; and the standard error of that.
+
+    Args:
+        table: [classes, classes] counts.
+    """
+    classes = len(table)
+    overall = table.sum(0) / max(table.sum(), 1)
+    spread, error = np.zeros(classes), np.ones(classes)
+    for c in range(classes):
+        others = np.flatnonzero((np.arange(classes) != c) & (overall > 0))
+        expected = overall[others] * table[c].sum()
+        if not expected.sum():
+            continue
+        order = np.argsort(table[c, others] / expected, kind="stable")
+        within = np.cumsum(expected[order]) / expected.sum() <= SPREAD
+        kept = order[within] if within.any() else order[:1]
+        count, wanted = table[c, others[kept]].sum(), expected[kept].sum()
+        spread[c], error[c] = count / wanted, np.sqrt(count + 1) / wanted
+    return spread, error
+
+
+def attacked_class(ranks: EntropyMap) -> int | None:
+    """Find the class that stands out among the samples that are contradicted, yet learned early.
+
+    Returns:
+        The number of the class, or None.
+    """
+    part, target = concentration(ranks)
+    return target if part >= LEAST_PART and _chance(ranks, target) < CHANCE else None
+
+
+def _chance(ranks: EntropyMap, target: int) -> float:
+    """Probability that so many of the most suspicious samples are of this class by chance."""
     from scipy.stats import binom
 
-    part, target = concentration(ranks)
     caught = _most_suspicious(ranks)
     share = float(np.mean(ranks.label == target))
-    chance = binom.sf(np.floor(caught[target]) - 1, round(caught.sum()), share)
-    return target if part >= LEAST_PART and chance < CHANCE else None
+    return float(binom.sf(np.floor(caught[target]) - 1, round(caught.sum()), share))
 
 
 def concentration(ranks: EntropyMap) -> tuple[float, int]:
@@ -67,25 +310,6 @@ def _most_suspicious(ranks: EntropyMap, top: float = 0.0025) -> Floats:
     above, tied = score > last, score == last
     weight = above + tied * ((wanted - above.sum()) / tied.sum())
     return np.bincount(ranks.label, weight).astype(np.float64)
-
-
-def clearest(looks: Sequence[EntropyMap]) -> EntropyMap:
-    """Choose the look at the suspect in which most poison is told from the rest.
-
-    Of the looks in which a class stands out, that with the most samples of this class that are
-    surely poison; where none does, the last look. Early on, a suspect leans towards classes that
-    are easy, so that an early look must find twice as many of them as in any other class.
-    """
-    best, most = looks[-1], 0.0
-    for ranks in looks if len(looks) > 1 else ():
-        target = attacked_class(ranks)
-        if target is None:
-            continue
-        found = _surely_poison(ranks, target)
-        early = ranks is not looks[-1]
-        if found > most and not (early and found < 2 * _most_elsewhere(ranks, target)):
-            best, most = ranks, found
-    return best
 
 
 def _most_elsewhere(ranks: EntropyMap, target: int) -> float:

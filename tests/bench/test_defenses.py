@@ -11,6 +11,7 @@ from cgd.errors import InputError
 from cgd.presets import PRESETS
 from cgd.split import released_split
 from cgd.suspect import RELEASED
+from cgd.verdict import Verdict
 
 
 def test_a_name_alone_is_the_preset() -> None:
@@ -44,8 +45,9 @@ def test_the_thresholds_of_a_split_are_settings() -> None:
     guide, suspect = (draw.permutation(200) / 200 + 1 / 200 for _ in range(2))
     labels = np.zeros(200, np.int64)
     ranks = EntropyMap(labels, labels, guide, guide, suspect, suspect)
-    found = read_defense("released split.s1=0.4 split.s2=0.05").preset.split(ranks)
-    expected = released_split(ranks, s1=0.4, s2=0.05)
+    nothing = Verdict("none", (), (), guide, suspect)
+    found = read_defense("released split.s1=0.4 split.s2=0.05").preset.split(ranks, nothing)
+    expected = released_split(ranks, nothing, s1=0.4, s2=0.05)
     assert found.clean.tolist() == expected.clean.tolist()
     assert found.triggered.tolist() == expected.triggered.tolist()
 

@@ -20,7 +20,7 @@ from cgd.data import ImageData
 from cgd.evaluation import Evaluation, evaluate, ground_truth
 from cgd.files import copy_file, slug
 from cgd.models import Classifier
-from cgd.verdict import attacked_class
+from cgd.verdict import Verdict
 
 Cell = dict[str, Any]
 JUDGED = "suspect.safetensors"
@@ -115,7 +115,18 @@ def _defended(lab: Lab, wanted: Wanted, trial: Trial, victim: Classifier) -> Cel
         **{f"seconds_{stage}": seconds for stage, seconds in stages.items()},
         "seconds": sum(stages.values()),
         "passes": scan.passes + repair.images / len(data),
-        "stands_out": float(attacked_class(scan.map) is not None),
+        **_verdict(scan.verdict, trial),
+    }
+
+
+def _verdict(verdict: Verdict, trial: Trial) -> Cell:
+    """What the scan concluded; `target_found`: the attacker's class is among the targets."""
+    target = trial.scene.target
+    return {
+        "verdict": verdict.finding,
+        "target": verdict.targets[0] if verdict.targets else None,
+        "target_found": float(target in verdict.targets) if trial.attack else None,
+        "estimated_rate": verdict.poisoned / len(trial.data),
     }
 
 

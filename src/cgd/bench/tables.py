@@ -23,6 +23,7 @@ TEXT = (
     "guide",
     "device",
     "version",
+    "verdict",
     "error",
 )
 NUMBERS = (
@@ -39,7 +40,8 @@ NUMBERS = (
     "average_precision",
     "triggered_precision",
     "triggered_recall",
-    "stands_out",
+    "target_found",
+    "estimated_rate",
     "seconds",
     "seconds_guide",
     "seconds_suspect",
@@ -49,7 +51,7 @@ NUMBERS = (
     "ssim",
     "passes",
 )
-COUNTS = ("seed", "poison_in_clean")
+COUNTS = ("seed", "poison_in_clean", "target")
 
 Cell = dict[str, Any]
 Group = tuple[Any, ...]
