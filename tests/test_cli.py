@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from cgd import cli
+from cgd.models import load_model
 
 CLASSES = ("blue", "green", "red")
 
@@ -195,8 +196,6 @@ def test_released_preset_and_out_of_fold_suspect_run(
 def test_a_plain_state_dict_with_its_architecture_is_a_model(
     cgd: Run, world: dict[str, Path], tmp_path: Path
 ) -> None:
-    from cgd.models import load_model
-
     path = tmp_path / "victim.pt"
     torch.save(load_model(world["victim"]).net.state_dict(), path)
     arguments = ("defend", world["poisoned"], "--model", path, "--out", tmp_path / "out")
@@ -205,6 +204,39 @@ def test_a_plain_state_dict_with_its_architecture_is_a_model(
     refuse(cgd(*arguments[:-1], tmp_path / "o", *guide), tmp_path / "o")
     other = ("--arch", "preactresnet18")
     refuse(cgd(*arguments[:-1], tmp_path / "o", *guide, *other), tmp_path / "o")
+
+
+def test_foreign_weights_are_fed_as_they_were_trained(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "victim.pt"
+    torch.save(load_model(world["victim"]).net.state_dict(), path)
+    np.save(tmp_path / "s.npy", np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32))
+    common = (world["poisoned"], "--guide", f"scores:{tmp_path / 's.npy'}", "--arch", "tiny_resnet")
+    scan = ("scan", *common, "--suspect", "checkpoint", "--model")
+
+    def suspected(name: str, *more: object) -> list[float]:
+        out = tmp_path / name
+        answer = cgd(*scan, path, *more, "--out", out)
+        assert answer.code == 0, answer.err
+        column = pq.read_table(out / "scores.parquet")["suspect_entropy"]
+        return [float(value) for value in column.to_pylist()]
+
+    own = suspected("own")
+    assert suspected("same", "--mean", "0.5", "--std", "0.25,0.25,0.25") == own
+    assert suspected("other", "--mean", "0.9,0.1,0.1") != own
+    again = ("--test", world["test"], "--out", tmp_path / "repaired")
+    answer = cgd("defend", *common, "--model", path, "--mean", "0.485,0.456,0.406", *again)
+    assert answer.code == 0, answer.err
+    card = json.loads((tmp_path / "repaired" / "model.json").read_text())
+    assert (card["mean"], card["std"]) == ([0.485, 0.456, 0.406], [0.25, 0.25, 0.25])
+
+    out = tmp_path / "refused"
+    for mean in ("1,2,3", "0.5,0.5", "grey", "-1"):
+        assert "--mean" in refuse(cgd(*scan, path, f"--mean={mean}", "--out", out), out)
+    assert "--std" in refuse(cgd(*scan, path, "--std", "0", "--out", out), out)
+    assert "model.json" in refuse(cgd(*scan, world["victim"], "--std", "1", "--out", out), out)
+    assert "--suspect" in refuse(cgd("scan", *common, "--model", path, "--out", out), out)
 
 
 def test_a_reused_scan_brings_its_settings_along(
@@ -577,6 +609,18 @@ def test_a_full_disk_fails_in_one_line_and_keeps_what_was_there(
     assert "No space left" in answer.err.splitlines()[-1]
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
     assert cgd(*arguments).code == 0
+
+
+def test_ctrl_c_says_that_the_same_command_continues(
+    cgd: Run, world: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cgd.commands.fit", interrupt)
+    answer = cgd("train", world["photos"], "--out", tmp_path / "out")
+    assert answer.code == 130
+    assert answer.err == "cgd: interrupted; the same command continues\n"
 
 
 def test_a_killed_scan_continues_to_the_same_scores(

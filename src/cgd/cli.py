@@ -10,6 +10,8 @@ import typer
 from cgd.errors import CellsFailed, InputError
 from cgd.text import plain
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     help="Find and undo backdoor poisoning in image data you did not collect.\n\n"
     "DATA is a folder of class folders, a Parquet file or folder in the Hugging Face image "
@@ -60,6 +62,17 @@ Arch = Annotated[
 CheckpointArch = Annotated[
     str | None,
     typer.Option(help="Architecture of a weight file: small_resnet, torchvision:NAME, ..."),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        help="What a weight file was trained with: mean of RGB values in 0..1, for ImageNet's "
+        "0.485,0.456,0.406; default 0.5."
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(help="The same: standard deviation, 0.229,0.224,0.225; default 0.25."),
 ]
 Flip = Annotated[
     bool, typer.Option(help="Mirror images in training; --no-flip for signs, digits, text.")
@@ -231,8 +244,14 @@ def scan(
     suspect: SuspectName = None,
     arch: Arch = "small_resnet",
     model: Annotated[
-        Path | None, typer.Option(help="With --suspect checkpoint: a model trained on DATA.")
+        Path | None,
+        typer.Option(
+            help="With --suspect checkpoint: a model trained on DATA; a run folder of `cgd train`, "
+            "or a weight file (.safetensors, .pt) + --arch."
+        ),
     ] = None,
+    mean: Mean = None,
+    std: Std = None,
     scale: Scale = None,
     template: Template = None,
     size: Size = None,
@@ -247,11 +266,12 @@ def scan(
     Example: cgd scan photos/ --out scan
     """
     from cgd import commands
-    from cgd.inputs import ScanOptions, Source
+    from cgd.inputs import ModelOptions, ScanOptions, Source
 
     source = Source(data, size, names, seed, device)
     options = ScanOptions(guide, preset, suspect, arch, scale, tuple(template or ()))
-    commands.scan(source, out, options, model)
+    own = ModelOptions(model, arch, mean, std) if model else None
+    commands.scan(source, out, options, own)
 
 
 @app.command()
@@ -263,6 +283,8 @@ def defend(
     preset: PresetName = "default",
     suspect: SuspectName = None,
     arch: CheckpointArch = None,
+    mean: Mean = None,
+    std: Std = None,
     scan: Annotated[
         Path | None,
         typer.Option(
@@ -297,7 +319,8 @@ def defend(
     source = Source(data, size, names, seed, device)
     options = ScanOptions(guide, preset, suspect, "small_resnet", scale, tuple(template or ()))
     trial = TrialOptions(test, attack)
-    commands.defend(source, out, options, ModelOptions(model, arch), scan, flip, force, trial)
+    own = ModelOptions(model, arch, mean, std)
+    commands.defend(source, out, options, own, scan, flip, force, trial)
 
 
 @app.command()
@@ -378,6 +401,11 @@ def main() -> None:
     sys.exit(_exit_code(app))
 
 
+def _interrupted() -> int:
+    print("cgd: interrupted; the same command continues", file=sys.stderr)
+    return INTERRUPTED
+
+
 def _exit_code(run: Callable[[], Any]) -> int:
     try:
         run()
@@ -392,8 +420,9 @@ def _exit_code(run: Callable[[], Any]) -> int:
         print(f"cgd: {where}{error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("cgd: interrupted; the same command continues", file=sys.stderr)
-        return 130
-    except SystemExit as stop:
+        return _interrupted()
+    except SystemExit as stop:  # which typer makes of all others
+        if stop.code == INTERRUPTED:
+            return _interrupted()
         return stop.code if isinstance(stop.code, int) else 1
     return 0
