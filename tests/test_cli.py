@@ -456,10 +456,11 @@ def test_what_cannot_be_imported_is_refused(
 
 
 def test_help_of_every_command_teaches(cgd: Run) -> None:
-    for name in ("attack", "train", "scan", "defend", "evaluate", "report", "demo"):
+    for name in ("attack", "train", "scan", "defend", "evaluate", "report", "bench", "demo"):
         answer = cgd(name, "--help")
         assert answer.code == 0
-        assert "--help" in answer.out
+        assert f"cgd {name} " in answer.out.split("Example")[1]
+    assert "[full]" in cgd("bench", "--help").out  # square brackets are markup, too
 
 
 def test_corrupt_images_are_skipped_counted_and_named(

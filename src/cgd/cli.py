@@ -109,7 +109,9 @@ SuspectName = Annotated[
 def attack(
     name: Annotated[
         str,
-        typer.Argument(help="Name of the attack; or `list`: show all; or `import`."),
+        typer.Argument(
+            help="Name of the attack; or `list`: show all; or `import`.", metavar="NAME"
+        ),
     ],
     data: Annotated[
         str | None, typer.Argument(help="Clean data; to import, poisoned data.", metavar="DATA")
@@ -156,6 +158,8 @@ def attack(
     with then: how well the poison is found is measured, attack success is not.
 
     Examples:
+
+    cgd attack list
 
     cgd attack badnets photos/ --rate 0.05 --target 0 --set patch=4 --preview --out poisoned
 
@@ -263,7 +267,13 @@ def scan(
 
     Writes scores.parquet (a row a sample), result.json and report.html.
 
-    Example: cgd scan photos/ --out scan
+    Examples:
+
+    cgd scan photos/ --out scan
+
+    cgd scan hf:USER/NAME:train --size 64 --names names.json --template "a scan of a {}" --out scan
+
+    cgd scan photos/ --guide "onnx:mobilenet.onnx?map=classes.json" --out scan
     """
     from cgd import commands
     from cgd.inputs import ModelOptions, ScanOptions, Source
@@ -311,7 +321,12 @@ def defend(
     model.safetensors, scores.parquet, result.json and report.html. --test measures, and decides
     nothing.
 
-    Example: cgd defend photos/ --model victim --test photos-test/ --out repaired
+    Examples:
+
+    cgd defend photos/ --model victim --test photos-test/ --out repaired
+
+    cgd defend photos/ --model resnet18.pt --arch torchvision:resnet18 --size 64 --mean
+    0.485,0.456,0.406 --std 0.229,0.224,0.225 --scan scan --out repaired
     """
     from cgd import commands
     from cgd.inputs import ModelOptions, ScanOptions, Source, TrialOptions
@@ -325,7 +340,9 @@ def defend(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder of `cgd train` or `cgd defend`.")],
+    run: Annotated[
+        Path, typer.Argument(help="Run folder of `cgd train` or `cgd defend`.", metavar="RUN")
+    ],
     test: Annotated[str, typer.Option(help="Clean test data; same forms as DATA.")],
     attack: Annotated[
         Path | None, typer.Option(help="Run folder of `cgd attack` whose trigger to measure with.")
@@ -345,10 +362,15 @@ def evaluate(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="Run folder of `cgd scan` or `cgd defend`.")],
+    run: Annotated[
+        Path, typer.Argument(help="Run folder of `cgd scan` or `cgd defend`.", metavar="RUN")
+    ],
     data: Annotated[str | None, typer.Option(help="The data, to show pictures again.")] = None,
 ) -> None:
-    """Write report.html of a run again."""
+    """Write report.html of a run again.
+
+    Example: cgd report scan --data photos/
+    """
     from cgd import commands
 
     commands.report(run, data)
@@ -356,7 +378,9 @@ def report(
 
 @app.command()
 def bench(
-    suite: Annotated[Path, typer.Argument(help="Suite of experiments, a TOML file.")],
+    suite: Annotated[
+        Path, typer.Argument(help="Suite of experiments, a TOML file.", metavar="SUITE")
+    ],
     data: Annotated[Path, typer.Option(help="Folder that holds the suite's data sets.")],
     out: Out = Path("bench"),
     device: Device = "auto",
@@ -364,7 +388,7 @@ def bench(
         int, typer.Option(min=0, help="Processes; 0 for one a GPU, or one a CPU core.")
     ] = 0,
     full: Annotated[
-        bool, typer.Option("--full", help="Take the suite's [full] settings: for a large GPU.")
+        bool, typer.Option("--full", help="Take the suite's \\[full] settings: for a large GPU.")
     ] = False,
 ) -> None:
     """Run grids of experiments: attacks x rates x models x guides x defences x seeds.
@@ -388,6 +412,8 @@ def demo(
     """Run the whole line offline on handwritten digits, in about a minute.
 
     Plants a trigger, trains a victim, scans, repairs, measures, and writes a report.
+
+    Example: cgd demo --out demo-run
     """
     from cgd.demo import run_demo
     from cgd.training import pick_device
