@@ -612,6 +612,37 @@ def test_a_full_disk_fails_in_one_line_and_keeps_what_was_there(
     assert cgd(*arguments).code == 0
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("attack", "badnets", "PHOTOS"),
+        ("attack", "badnets", "PHOTOS", "--format", "folder", "--preview"),
+        ("train", "PHOTOS", "--arch", "tiny_resnet", "--epochs", "1"),
+        ("scan", "PHOTOS", "--guide", "GUIDE", "--suspect", "released"),
+    ],
+    ids=" ".join,
+)
+def test_no_room_for_a_file_is_told_in_one_line(
+    cgd: Run, world: dict[str, Path], tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    resource = pytest.importorskip("resource")
+    names = {"PHOTOS": str(world["photos"]), "GUIDE": f"classifier:{world['guide']}"}
+    command = [names.get(word, word) for word in arguments]
+    command += ["--out", str(tmp_path / "out")]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        answer = cgd(*command)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert answer.code == 1
+    assert "too large" in answer.err.splitlines()[-1]
+    assert "Traceback" not in answer.err
+    assert answer.err.splitlines()[-1].endswith("the same command continues")
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.name.startswith(".")]
+    assert cgd(*command).code == 0
+
+
 def test_ctrl_c_says_that_the_same_command_continues(
     cgd: Run, world: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -443,7 +443,8 @@ def _exit_code(run: Callable[[], Any]) -> int:
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"cgd: {where}{error.strerror or error}", file=sys.stderr)
+        reason = error.strerror or error
+        print(f"cgd: {where}{reason}; once mended, the same command continues", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return _interrupted()
