@@ -693,7 +693,10 @@ def test_an_attacker_who_controls_the_training_leaves_data_and_model(
     assert (len(truth["poison"]), len(truth["cover"]), truth["target"]) == (12, 12, 1)
     labels = pq.read_table(out / "data.parquet")["label"].to_pylist()
     assert all(labels[row] == 1 for row in truth["poison"])
+    seconds = result(out)["seconds"]["training"]
+    assert seconds > 0
     assert cgd(*arguments, *more, "--out", out).code == 0
+    assert result(out)["seconds"]["training"] == seconds
     other = cgd("train", world["photos"], "--out", out, "--epochs", 2)
     assert other.code == 2
     assert "holds another run" in other.err
