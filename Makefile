@@ -23,9 +23,11 @@ format: .venv/ready
 clean:
 	rm -rf .venv $(OUT)
 
-# uv, inside the environment, installs the rest several times faster than pip.
+# uv, inside the environment, installs the rest several times faster than pip, which is asked where
+# uv fails: behind some proxies only pip trusts the certificates.
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[dev]"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[dev]" || \
+		$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@

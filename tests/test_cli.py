@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from cgd import cli
+from cgd.models import load_model
 
 CLASSES = ("blue", "green", "red")
 
@@ -198,8 +199,6 @@ def test_released_preset_and_out_of_fold_suspect_run(
 def test_a_plain_state_dict_with_its_architecture_is_a_model(
     cgd: Run, world: dict[str, Path], tmp_path: Path
 ) -> None:
-    from cgd.models import load_model
-
     path = tmp_path / "victim.pt"
     torch.save(load_model(world["victim"]).net.state_dict(), path)
     arguments = ("defend", world["poisoned"], "--model", path, "--out", tmp_path / "out")
@@ -208,6 +207,39 @@ def test_a_plain_state_dict_with_its_architecture_is_a_model(
     refuse(cgd(*arguments[:-1], tmp_path / "o", *guide), tmp_path / "o")
     other = ("--arch", "preactresnet18")
     refuse(cgd(*arguments[:-1], tmp_path / "o", *guide, *other), tmp_path / "o")
+
+
+def test_foreign_weights_are_fed_as_they_were_trained(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "victim.pt"
+    torch.save(load_model(world["victim"]).net.state_dict(), path)
+    np.save(tmp_path / "s.npy", np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32))
+    common = (world["poisoned"], "--guide", f"scores:{tmp_path / 's.npy'}", "--arch", "tiny_resnet")
+    scan = ("scan", *common, "--suspect", "checkpoint", "--model")
+
+    def suspected(name: str, *more: object) -> list[float]:
+        out = tmp_path / name
+        answer = cgd(*scan, path, *more, "--out", out)
+        assert answer.code == 0, answer.err
+        column = pq.read_table(out / "scores.parquet")["suspect_entropy"]
+        return [float(value) for value in column.to_pylist()]
+
+    own = suspected("own")
+    assert suspected("same", "--mean", "0.5", "--std", "0.25,0.25,0.25") == own
+    assert suspected("other", "--mean", "0.9,0.1,0.1") != own
+    again = ("--test", world["test"], "--out", tmp_path / "repaired")
+    answer = cgd("defend", *common, "--model", path, "--mean", "0.485,0.456,0.406", *again)
+    assert answer.code == 0, answer.err
+    card = json.loads((tmp_path / "repaired" / "model.json").read_text())
+    assert (card["mean"], card["std"]) == ([0.485, 0.456, 0.406], [0.25, 0.25, 0.25])
+
+    out = tmp_path / "refused"
+    for mean in ("1,2,3", "0.5,0.5", "grey", "-1"):
+        assert "--mean" in refuse(cgd(*scan, path, f"--mean={mean}", "--out", out), out)
+    assert "--std" in refuse(cgd(*scan, path, "--std", "0", "--out", out), out)
+    assert "model.json" in refuse(cgd(*scan, world["victim"], "--std", "1", "--out", out), out)
+    assert "--suspect" in refuse(cgd("scan", *common, "--model", path, "--out", out), out)
 
 
 def test_a_reused_scan_brings_its_settings_along(
@@ -427,10 +459,11 @@ def test_what_cannot_be_imported_is_refused(
 
 
 def test_help_of_every_command_teaches(cgd: Run) -> None:
-    for name in ("attack", "train", "scan", "defend", "evaluate", "report", "demo"):
+    for name in ("attack", "train", "scan", "defend", "evaluate", "report", "bench", "demo"):
         answer = cgd(name, "--help")
         assert answer.code == 0
-        assert "--help" in answer.out
+        assert f"cgd {name} " in answer.out.split("Example")[1]
+    assert "[full]" in cgd("bench", "--help").out  # square brackets are markup, too
 
 
 def test_corrupt_images_are_skipped_counted_and_named(
@@ -582,6 +615,49 @@ def test_a_full_disk_fails_in_one_line_and_keeps_what_was_there(
     assert cgd(*arguments).code == 0
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("attack", "badnets", "PHOTOS"),
+        ("attack", "badnets", "PHOTOS", "--format", "folder", "--preview"),
+        ("train", "PHOTOS", "--arch", "tiny_resnet", "--epochs", "1"),
+        ("scan", "PHOTOS", "--guide", "GUIDE", "--suspect", "released"),
+    ],
+    ids=" ".join,
+)
+def test_no_room_for_a_file_is_told_in_one_line(
+    cgd: Run, world: dict[str, Path], tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    resource = pytest.importorskip("resource")
+    names = {"PHOTOS": str(world["photos"]), "GUIDE": f"classifier:{world['guide']}"}
+    command = [names.get(word, word) for word in arguments]
+    command += ["--out", str(tmp_path / "out")]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        answer = cgd(*command)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert answer.code == 1
+    assert "too large" in answer.err.splitlines()[-1]
+    assert "Traceback" not in answer.err
+    assert answer.err.splitlines()[-1].endswith("the same command continues")
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.name.startswith(".")]
+    assert cgd(*command).code == 0
+
+
+def test_ctrl_c_says_that_the_same_command_continues(
+    cgd: Run, world: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cgd.commands.fit", interrupt)
+    answer = cgd("train", world["photos"], "--out", tmp_path / "out")
+    assert answer.code == 130
+    assert answer.err == "cgd: interrupted; the same command continues\n"
+
+
 def test_a_killed_scan_continues_to_the_same_scores(
     cgd: Run, world: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -620,7 +696,10 @@ def test_an_attacker_who_controls_the_training_leaves_data_and_model(
     assert (len(truth["poison"]), len(truth["cover"]), truth["target"]) == (12, 12, 1)
     labels = pq.read_table(out / "data.parquet")["label"].to_pylist()
     assert all(labels[row] == 1 for row in truth["poison"])
+    seconds = result(out)["seconds"]["training"]
+    assert seconds > 0
     assert cgd(*arguments, *more, "--out", out).code == 0
+    assert result(out)["seconds"]["training"] == seconds
     other = cgd("train", world["photos"], "--out", out, "--epochs", 2)
     assert other.code == 2
     assert "holds another run" in other.err

@@ -10,6 +10,8 @@ import typer
 from cgd.errors import CellsFailed, InputError
 from cgd.text import plain
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     help="Find and undo backdoor poisoning in image data you did not collect.\n\n"
     "DATA is a folder of class folders, a Parquet file or folder in the Hugging Face image "
@@ -61,6 +63,17 @@ CheckpointArch = Annotated[
     str | None,
     typer.Option(help="Architecture of a weight file: small_resnet, torchvision:NAME, ..."),
 ]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        help="What a weight file was trained with: mean of RGB values in 0..1, for ImageNet's "
+        "0.485,0.456,0.406; default 0.5."
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(help="The same: standard deviation, 0.229,0.224,0.225; default 0.25."),
+]
 Flip = Annotated[
     bool, typer.Option(help="Mirror images in training; --no-flip for signs, digits, text.")
 ]
@@ -96,7 +109,9 @@ SuspectName = Annotated[
 def attack(
     name: Annotated[
         str,
-        typer.Argument(help="Name of the attack; or `list`: show all; or `import`."),
+        typer.Argument(
+            help="Name of the attack; or `list`: show all; or `import`.", metavar="NAME"
+        ),
     ],
     data: Annotated[
         str | None, typer.Argument(help="Clean data; to import, poisoned data.", metavar="DATA")
@@ -143,6 +158,8 @@ def attack(
     with then: how well the poison is found is measured, attack success is not.
 
     Examples:
+
+    cgd attack list
 
     cgd attack badnets photos/ --rate 0.05 --target 0 --set patch=4 --preview --out poisoned
 
@@ -231,8 +248,14 @@ def scan(
     suspect: SuspectName = None,
     arch: Arch = "small_resnet",
     model: Annotated[
-        Path | None, typer.Option(help="With --suspect checkpoint: a model trained on DATA.")
+        Path | None,
+        typer.Option(
+            help="With --suspect checkpoint: a model trained on DATA; a run folder of `cgd train`, "
+            "or a weight file (.safetensors, .pt) + --arch."
+        ),
     ] = None,
+    mean: Mean = None,
+    std: Std = None,
     scale: Scale = None,
     template: Template = None,
     size: Size = None,
@@ -244,14 +267,21 @@ def scan(
 
     Writes scores.parquet (a row a sample), result.json and report.html.
 
-    Example: cgd scan photos/ --out scan
+    Examples:
+
+    cgd scan photos/ --out scan
+
+    cgd scan hf:USER/NAME:train --size 64 --names names.json --template "a scan of a {}" --out scan
+
+    cgd scan photos/ --guide "onnx:mobilenet.onnx?map=classes.json" --out scan
     """
     from cgd import commands
-    from cgd.inputs import ScanOptions, Source
+    from cgd.inputs import ModelOptions, ScanOptions, Source
 
     source = Source(data, size, names, seed, device)
     options = ScanOptions(guide, preset, suspect, arch, scale, tuple(template or ()))
-    commands.scan(source, out, options, model)
+    own = ModelOptions(model, arch, mean, std) if model else None
+    commands.scan(source, out, options, own)
 
 
 @app.command()
@@ -263,6 +293,8 @@ def defend(
     preset: PresetName = "default",
     suspect: SuspectName = None,
     arch: CheckpointArch = None,
+    mean: Mean = None,
+    std: Std = None,
     scan: Annotated[
         Path | None,
         typer.Option(
@@ -289,7 +321,12 @@ def defend(
     model.safetensors, scores.parquet, result.json and report.html. --test measures, and decides
     nothing.
 
-    Example: cgd defend photos/ --model victim --test photos-test/ --out repaired
+    Examples:
+
+    cgd defend photos/ --model victim --test photos-test/ --out repaired
+
+    cgd defend photos/ --model resnet18.pt --arch torchvision:resnet18 --size 64 --mean
+    0.485,0.456,0.406 --std 0.229,0.224,0.225 --scan scan --out repaired
     """
     from cgd import commands
     from cgd.inputs import ModelOptions, ScanOptions, Source, TrialOptions
@@ -297,12 +334,15 @@ def defend(
     source = Source(data, size, names, seed, device)
     options = ScanOptions(guide, preset, suspect, "small_resnet", scale, tuple(template or ()))
     trial = TrialOptions(test, attack)
-    commands.defend(source, out, options, ModelOptions(model, arch), scan, flip, force, trial)
+    own = ModelOptions(model, arch, mean, std)
+    commands.defend(source, out, options, own, scan, flip, force, trial)
 
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder of `cgd train` or `cgd defend`.")],
+    run: Annotated[
+        Path, typer.Argument(help="Run folder of `cgd train` or `cgd defend`.", metavar="RUN")
+    ],
     test: Annotated[str, typer.Option(help="Clean test data; same forms as DATA.")],
     attack: Annotated[
         Path | None, typer.Option(help="Run folder of `cgd attack` whose trigger to measure with.")
@@ -322,10 +362,15 @@ def evaluate(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="Run folder of `cgd scan` or `cgd defend`.")],
+    run: Annotated[
+        Path, typer.Argument(help="Run folder of `cgd scan` or `cgd defend`.", metavar="RUN")
+    ],
     data: Annotated[str | None, typer.Option(help="The data, to show pictures again.")] = None,
 ) -> None:
-    """Write report.html of a run again."""
+    """Write report.html of a run again.
+
+    Example: cgd report scan --data photos/
+    """
     from cgd import commands
 
     commands.report(run, data)
@@ -333,7 +378,9 @@ def report(
 
 @app.command()
 def bench(
-    suite: Annotated[Path, typer.Argument(help="Suite of experiments, a TOML file.")],
+    suite: Annotated[
+        Path, typer.Argument(help="Suite of experiments, a TOML file.", metavar="SUITE")
+    ],
     data: Annotated[Path, typer.Option(help="Folder that holds the suite's data sets.")],
     out: Out = Path("bench"),
     device: Device = "auto",
@@ -341,7 +388,7 @@ def bench(
         int, typer.Option(min=0, help="Processes; 0 for one a GPU, or one a CPU core.")
     ] = 0,
     full: Annotated[
-        bool, typer.Option("--full", help="Take the suite's [full] settings: for a large GPU.")
+        bool, typer.Option("--full", help="Take the suite's \\[full] settings: for a large GPU.")
     ] = False,
 ) -> None:
     """Run grids of experiments: attacks x rates x models x guides x defences x seeds.
@@ -365,6 +412,8 @@ def demo(
     """Run the whole line offline on handwritten digits, in about a minute.
 
     Plants a trigger, trains a victim, scans, repairs, measures, and writes a report.
+
+    Example: cgd demo --out demo-run
     """
     from cgd.demo import run_demo
     from cgd.training import pick_device
@@ -378,6 +427,11 @@ def main() -> None:
     sys.exit(_exit_code(app))
 
 
+def _interrupted() -> int:
+    print("cgd: interrupted; the same command continues", file=sys.stderr)
+    return INTERRUPTED
+
+
 def _exit_code(run: Callable[[], Any]) -> int:
     try:
         run()
@@ -389,11 +443,13 @@ def _exit_code(run: Callable[[], Any]) -> int:
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"cgd: {where}{error.strerror or error}", file=sys.stderr)
+        reason = error.strerror or error
+        print(f"cgd: {where}{reason}; once mended, the same command continues", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("cgd: interrupted; the same command continues", file=sys.stderr)
-        return 130
-    except SystemExit as stop:
+        return _interrupted()
+    except SystemExit as stop:  # which typer makes of all others
+        if stop.code == INTERRUPTED:
+            return _interrupted()
         return stop.code if isinstance(stop.code, int) else 1
     return 0

@@ -21,6 +21,7 @@ from cgd.errors import CellsFailed, InputError
 from cgd.evaluation import Evaluation, effectiveness
 from cgd.files import copy_file, read_json, write_json, write_text
 from cgd.inputs import (
+    OWN,
     AttackOptions,
     ImportOptions,
     ModelOptions,
@@ -31,6 +32,7 @@ from cgd.inputs import (
 from cgd.models import Classifier, ModelCard, build, load_model, save_model
 from cgd.presets import get_preset
 from cgd.report import write_report
+from cgd.stopwatch import Stopwatch
 from cgd.terminal import (
     in_words,
     print_before_after,
@@ -108,6 +110,7 @@ def train(
     settings = {**source.settings(data), "arch": arch, "recipe": asdict(recipe)}
     settings |= planned.settings(chosen) if planned and chosen else {}
     with runs.run_folder(out, "train", settings):
+        checkpoint, stopwatch = out / "training.partial", Stopwatch(out / "seconds.json")
         if (out / "model.safetensors").is_file():
             model = load_model(out)
         else:
@@ -121,16 +124,20 @@ def train(
                 recipe,
                 seed=source.seed,
                 device=device,
-                checkpoint=out / "training.partial",
+                checkpoint=checkpoint,
                 change=change,
+                stopwatch=stopwatch,
             )
+            stopwatch.keep()
             save_model(out, model)
+        checkpoint.unlink(missing_ok=True)
     if planned and opened.test:
         opened = replace(opened, attack=attacks.read_poisoned(out)[0], target=planned.target)
     measured = opened.measure(model, device)
     skipped = [asdict(entry) for entry in data.skipped]
     record = runs.evaluation_record(measured, None, None)
-    write_json(out / "result.json", {**record, "samples": len(data), "skipped": skipped})
+    record |= {"samples": len(data), "skipped": skipped, "seconds": {"training": stopwatch.kept}}
+    write_json(out / "result.json", record)
     print_skipped(data)
     if planned:
         print_poisoned(out, data, attacks.read_manifest(out))
@@ -154,18 +161,15 @@ def _controlled(
     return labels, attacks.planter(chosen, manifest, len(data), source.device)
 
 
-def scan(source: Source, out: Path, options: ScanOptions, model: Path | None) -> None:
+def scan(source: Source, out: Path, options: ScanOptions, model: ModelOptions | None) -> None:
     """`cgd scan`: the entropy map and the split of a data set."""
     options.check()
-    own = load_model(model) if model else None
-    data = source.load(own.card.size if own else None)
-    if own:
-        pipeline.check_fit(own, data)
-    settings = {
-        **source.settings(data),
-        **options.settings(),
-        "model": str(model) if model else None,
-    }
+    if model and options.suspect != OWN:
+        raise InputError(f"--model is for --suspect {OWN}; give both, or neither")
+    data = source.load(model.size if model else None)
+    own = model.open(data) if model else None
+    settings = {**source.settings(data), **options.settings()}
+    settings |= model.settings() if model else {}
     with runs.run_folder(out, "scan", settings):
         found = _scanned(source, out, options, data, own)
     runs.write_scan(out, data, found)
@@ -194,8 +198,7 @@ def defend(
     data, device = source.load(model.size), source.device
     victim = model.open(data)
     opened = trial.open(victim, source.names, source.data)
-    settings = {**source.settings(data), **options.settings(), "model": str(model.path)}
-    settings |= {"model_content": model.content, "arch_of_model": model.arch}
+    settings = {**source.settings(data), **options.settings(), **model.settings()}
     settings |= {"flip": flip, "scan": str(scan_run) if scan_run else None}
     with runs.run_folder(out, "defend", settings):
         if scan_run:

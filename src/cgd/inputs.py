@@ -1,5 +1,6 @@
 """What the options of a command name, opened and checked."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -272,15 +273,29 @@ class TrialOptions:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Options about the model to repair."""
+    """Options about a model that was trained on the data.
+
+    Attributes:
+        path: run folder of `cgd train`, or a weight file.
+        arch: architecture of a weight file.
+        mean: of the images that a weight file was trained on: three numbers with commas.
+        std: the same.
+    """
 
     path: Path
     arch: str | None
+    mean: str | None = None
+    std: str | None = None
 
-    @property
-    def content(self) -> str | None:
-        """Hash of the weights."""
-        return content_hash(self.path)
+    def settings(self) -> dict[str, Any]:
+        """Return the options as they are written to `config.json`, with the content's hash."""
+        return {
+            "model": str(self.path),
+            "model_content": content_hash(self.path),
+            "arch_of_model": self.arch,
+            "mean": self.mean,
+            "std": self.std,
+        }
 
     @property
     def size(self) -> int | None:
@@ -294,13 +309,21 @@ class ModelOptions:
             InputError: it is not a model, of another architecture, or does not fit.
         """
         if self.path.is_dir():
+            if self.mean or self.std:
+                raise InputError(
+                    f"{self.path}: its model.json says how it is fed; --mean and --std are for "
+                    "weight files"
+                )
             model = load_model(self.path)
         elif self.arch is None:
             raise InputError(
                 f"{self.path}: a weight file needs --arch, the architecture it belongs to"
             )
         else:
-            model = load_checkpoint(self.path, ModelCard(self.arch, data.classes, data.size))
+            card = ModelCard(self.arch, data.classes, data.size)
+            mean = _channels("--mean", self.mean) if self.mean else card.mean
+            std = _channels("--std", self.std) if self.std else card.std
+            model = load_checkpoint(self.path, replace(card, mean=mean, std=std))
         check_fit(model, data)
         return model
 
@@ -317,6 +340,22 @@ def load_named(source: str, size: int | None, names: Path | None) -> ImageData:
     ):
         raise InputError(f"{names}: must be a JSON object {{code: name}}, both strings")
     return load(source, size=size, names=mapping)
+
+
+def _channels(option: str, text: str) -> tuple[float, float, float]:
+    """Read three numbers in 0..1, or one for all channels."""
+    try:
+        values = [float(part) for part in text.split(",")]
+        r, g, b = values * 3 if len(values) == 1 else values
+    except ValueError:
+        r = g = b = math.nan
+    least = 0.0 if option == "--mean" else 1e-3
+    if not all(least <= value <= 1 for value in (r, g, b)):
+        raise InputError(
+            f"{option} {text}: must be three numbers from {least:g} to 1 with commas, as in "
+            "0.485,0.456,0.406"
+        )
+    return r, g, b
 
 
 def _is_attack_run(folder: Path) -> bool:

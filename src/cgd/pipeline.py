@@ -1,7 +1,6 @@
 """The line from untrusted images to a repaired model, readable top to bottom."""
 
 import copy
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from cgd.guides import DEFAULT_GUIDE, Guide, open_guide
 from cgd.models import Classifier, ModelCard
 from cgd.presets import Preset, get_preset
 from cgd.split import Split
+from cgd.stopwatch import Stopwatch
 from cgd.suspect import SuspectRecipe, suspect_logits
 from cgd.training import pick_device, predict
 from cgd.unlearn import Repair, Unlearning, unlearn
@@ -83,12 +83,14 @@ def scan(
     device = device or pick_device()
     recipe = suspect or settings.suspect
     guide = open_guide(guide, device=device) if isinstance(guide, str) else guide
-    raw, guide_seconds = _kept(folder, "guide", lambda: _asked(guide, data))
+    raw, guide_seconds = _kept(folder, "guide", lambda _: _asked(guide, data))
 
-    def ask_suspect() -> Tensor:
+    def ask_suspect(stopwatch: Stopwatch) -> Tensor:
         if isinstance(recipe, Classifier):
             return predict(recipe, data.images, device=device)[None]
-        return suspect_logits(data, recipe, arch=arch, seed=seed, device=device, folder=folder)
+        return suspect_logits(
+            data, recipe, arch=arch, seed=seed, device=device, folder=folder, stopwatch=stopwatch
+        )
 
     judged, suspect_seconds = _kept(folder, "suspect", ask_suspect)
     if settings.match_frequencies:
@@ -221,16 +223,20 @@ def _asked(guide: Guide, data: ImageData) -> Tensor:
     return logits
 
 
-def _kept(folder: Path | None, name: str, compute: Callable[[], Tensor]) -> tuple[Tensor, float]:
+def _kept(
+    folder: Path | None, name: str, compute: Callable[[Stopwatch], Tensor]
+) -> tuple[Tensor, float]:
     """Return a stage's logits and seconds: from `folder` if it was finished before, or computed."""
     path = folder / f"{name}.safetensors" if folder else None
     if path and path.is_file():
         stored = read_tensors(path)
         return stored["logits"], float(stored["seconds"])
-    start = time.perf_counter()
-    logits = compute()
-    seconds = time.perf_counter() - start
-    if path:
+    clock = path.with_suffix(".seconds.partial") if path else None
+    stopwatch = Stopwatch(clock)
+    logits = compute(stopwatch)
+    seconds = stopwatch.keep()
+    if path and clock:
         exact = torch.tensor(seconds, dtype=torch.float64)
         write_tensors(path, {"logits": logits, "seconds": exact})
+        clock.unlink()
     return logits, seconds

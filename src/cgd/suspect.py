@@ -11,6 +11,7 @@ from torch import Tensor
 from cgd.data.dataset import ImageData
 from cgd.files import read_tensors, write_tensors
 from cgd.models import Classifier, ModelCard, build
+from cgd.stopwatch import Stopwatch
 from cgd.training import Recipe, pick_device, predict, train
 
 
@@ -100,6 +101,7 @@ def suspect_logits(
     seed: int = 0,
     device: torch.device | None = None,
     folder: Path | None = None,
+    stopwatch: Stopwatch | None = None,
 ) -> Tensor:
     """Train the suspicious model and return its logits on the data, one look after the other.
 
@@ -111,6 +113,7 @@ def suspect_logits(
         device: where to train; default: a GPU if there is one.
         folder: receives the logits of each run as it ends, and the state of the running one, so
             that a killed scan continues; None to keep nothing.
+        stopwatch: kept after every epoch.
 
     Returns:
         float32 [looks, n, classes], the mean over the runs; early looks come first.
@@ -122,10 +125,12 @@ def suspect_logits(
         if stored and stored.is_file():
             total += read_tensors(stored)["logits"]
             continue
-        logits = _one_run(data, recipe, arch, seed + 1000 * run, device, folder)
+        logits = _one_run(data, recipe, arch, seed + 1000 * run, device, folder, stopwatch)
         if stored:
             write_tensors(stored, {"logits": logits})
         total += logits
+    for partial in folder.glob("suspect-*.partial") if folder else ():
+        partial.unlink()
     return total / recipe.runs
 
 
@@ -136,6 +141,7 @@ def _one_run(
     seed: int,
     device: torch.device,
     folder: Path | None,
+    stopwatch: Stopwatch | None,
 ) -> Tensor:
     n = len(data)
     fold_of = np.random.default_rng(seed).permutation(n) % max(1, recipe.folds)
@@ -160,6 +166,7 @@ def _one_run(
             label=f"suspect (fold {fold + 1} of {recipe.folds})" if recipe.folds else "suspect",
             after_epoch=looks.after_epoch,
             watch=looks.watch if recipe.early else None,
+            stopwatch=stopwatch,
         )
         logits[:, judged] = looks.finish()
     return logits
@@ -209,9 +216,7 @@ class _Looks:
             write_tensors(self.path, {"logits": self.logits, **numbers})
 
     def finish(self) -> Tensor:
-        """Return the looks; those that were never due are the last one. Nothing is kept."""
-        if self.path:
-            self.path.unlink(missing_ok=True)
+        """Return the looks; those that were never due are the last one."""
         self.logits[-1] /= self.counted
         self.logits[self.taken : -1] = self.logits[-1]
         return self.logits

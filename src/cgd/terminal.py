@@ -14,6 +14,7 @@ from cgd.progress import say
 from cgd.text import plain
 from cgd.verdict import in_words as in_words_of_verdict
 
+MOST_NAMED = 5
 TITLES = {"ca": "clean accuracy", "asr": "attack success rate", "ra": "robust accuracy"}
 
 
@@ -59,14 +60,14 @@ def in_words(measured: Evaluation) -> str:
 
 
 def print_skipped(data: ImageData) -> None:
-    """Warn of images that could not be used, the first five by name."""
+    """Warn of images that could not be used, by name; of many, the first ones."""
     if not data.skipped:
         return
     say(f"warning: {len(data.skipped)} images could not be used:")
-    for entry in data.skipped[:5]:
+    for entry in data.skipped[:MOST_NAMED]:
         say(f"  {entry.path!r}: {entry.reason}")
-    if len(data.skipped) > 5:
-        say("  ...; all are listed in result.json")
+    if len(data.skipped) > MOST_NAMED:
+        say(f"  ... and {len(data.skipped) - MOST_NAMED} more; `cgd scan` lists all")
 
 
 def print_verdict(data: ImageData, found: Scan) -> None:

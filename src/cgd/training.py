@@ -18,6 +18,7 @@ from cgd.errors import InputError
 from cgd.files import read_tensors, write_tensors
 from cgd.models import Classifier
 from cgd.progress import say, track
+from cgd.stopwatch import Stopwatch
 
 Batch = TypeVar("Batch")
 WATCHED = 10
@@ -235,6 +236,7 @@ def train(
     change: Change | None = None,
     after_epoch: Callable[[int], None] | None = None,
     watch: Callable[[float], None] | None = None,
+    stopwatch: Stopwatch | None = None,
 ) -> Classifier:
     """Train `model` in place on labelled images with cross-entropy.
 
@@ -246,13 +248,14 @@ def train(
         seed: fixes the order and the augmentation (each epoch draws from seed and its number).
         device: where to train; default: a GPU if there is one.
         checkpoint: file that receives the state after every epoch; training resumes from it when
-            it is there and it is removed at the end.
+            it is there. Whoever has stored what the model was trained for removes it.
         label: what the progress display calls this.
         change: applied to each batch before augmentation.
         after_epoch: called with the number of each epoch (from 1) when it ends; once more for the
             same epoch when a training is killed between this call and its checkpoint.
         watch: called every `WATCHED` steps, and at the end of each epoch, with the share of right
             answers since the last call.
+        stopwatch: kept along with the checkpoint.
 
     Returns:
         `model`, in evaluation mode.
@@ -302,8 +305,8 @@ def train(
             after_epoch(epoch + 1)
         if checkpoint:
             _keep(checkpoint, model, optimizer, epoch + 1)
-    if checkpoint:
-        checkpoint.unlink(missing_ok=True)
+        if stopwatch:
+            stopwatch.keep()
     return model.eval()
 
 

@@ -134,11 +134,6 @@ def test_no_images_stay_no_images(noise_images: ImagesMaker, learned: Any) -> No
     assert learned.trigger(noise_images(0, 32)).shape == (0, 3, 32, 32)
 
 
-def test_without_a_generator_there_is_no_trigger(noise_images: ImagesMaker) -> None:
-    with pytest.raises(InputError, match=r"gcb: its generator.* is not made yet"):
-        make_attack("gcb").trigger(noise_images())
-
-
 def test_a_state_of_something_else_is_refused(noise_images: ImagesMaker, learned: Any) -> None:
     part = {name: tensor for name, tensor in learned.state.items() if "0.weight" not in name}
     with pytest.raises(InputError, match="gcb: its generator is damaged; poison data again"):

@@ -147,11 +147,6 @@ def test_cover_samples_keep_their_labels(
     assert torch.equal(found.trigger(noise_images()), attack.trigger(noise_images()))
 
 
-def test_a_trigger_that_is_not_made_yet_is_refused(noise_images: ImagesMaker) -> None:
-    with pytest.raises(InputError, match=r"input-aware: its generator.* is not made yet"):
-        make_attack("input-aware").trigger(noise_images())
-
-
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [

@@ -137,11 +137,6 @@ def test_no_images_stay_no_images(tmp_path: Path, noise_images: ImagesMaker, noi
     assert attack.trigger(noise_images(0)).shape == (0, 3, 32, 32)
 
 
-def test_without_a_noise_there_is_no_trigger(noise_images: ImagesMaker) -> None:
-    with pytest.raises(InputError, match="narcissus: its noise is not made yet"):
-        make_attack("narcissus").trigger(noise_images())
-
-
 def test_a_target_class_without_images_is_refused(toy_data: DataMaker) -> None:
     data = toy_data(60).subset(np.flatnonzero(np.arange(60) % 3 > 0))
     with pytest.raises(InputError, match="class 'red' has no images"):

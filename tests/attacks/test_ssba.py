@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from cgd.attacks import Attack, make_attack, poison, read_poisoned, write_poisoned
+from cgd.attacks import Attack, make_attack
 from cgd.attacks.learning import seeded_net
 from cgd.attacks.ssba import Decoder, Encoder, train_coders
 from cgd.data.dataset import ImageData
@@ -113,22 +112,6 @@ def test_the_seed_decides_the_network(noise_data: DataMaker) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert any(not torch.equal(first[key], other[key]) for key in first)
-
-
-def test_a_network_comes_back(
-    tmp_path: Path, noise_data: DataMaker, noise_images: ImagesMaker
-) -> None:
-    attack = make_attack("ssba", steps=3)
-    poisoned, manifest = poison(noise_data(size=16), attack, rate=0.2, device=CPU)
-    write_poisoned(tmp_path, poisoned, attack, manifest)
-    found, _ = read_poisoned(tmp_path)
-    assert found == attack
-    assert torch.equal(found.trigger(noise_images()), attack.trigger(noise_images()))
-
-
-def test_a_trigger_that_is_not_made_yet_is_refused(noise_images: ImagesMaker) -> None:
-    with pytest.raises(InputError, match="ssba: its secret is not made yet"):
-        make_attack("ssba").trigger(noise_images())
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,13 @@
 """TrojanNN: a disc in the lower right corner that drives neurons of a model."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from cgd.attacks import Attack, make_attack, poison, read_poisoned, trojannn, write_poisoned
+from cgd.attacks import Attack, make_attack, trojannn
 from cgd.attacks.trojannn import disc, speakers
 from cgd.data.dataset import ImageData
 from cgd.errors import InputError
@@ -101,22 +100,6 @@ def test_the_seed_decides_the_pattern(noise_data: DataMaker) -> None:
     first, again, other = (prepared(data, seed=seed).state["pattern"] for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-
-
-def test_a_pattern_comes_back(
-    tmp_path: Path, noise_data: DataMaker, noise_images: ImagesMaker
-) -> None:
-    attack = make_attack("trojannn", **QUICK)
-    poisoned, manifest = poison(noise_data(size=16), attack, rate=0.2, device=CPU)
-    write_poisoned(tmp_path, poisoned, attack, manifest)
-    found, _ = read_poisoned(tmp_path)
-    assert found == attack
-    assert torch.equal(found.trigger(noise_images()), attack.trigger(noise_images()))
-
-
-def test_a_trigger_that_is_not_made_yet_is_refused(noise_images: ImagesMaker) -> None:
-    with pytest.raises(InputError, match="trojannn: its pattern is not made yet"):
-        make_attack("trojannn").trigger(noise_images())
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,67 @@ def test_a_repair_with_everything_measured(tmp_path: Path) -> None:
     assert elements.tags.count("figure") == 48
 
 
+def first_lines(page: str) -> str:
+    header = page.split("<header>")[1].split("</header>")[0]
+    return re.sub(r"\s+", " ", Elements(header).text.replace("\xa0", " "))
+
+
+def rewrite(run: Path, **columns: Any) -> Path:
+    table = pq.read_table(run / "scores.parquet")
+    for name, values in columns.items():
+        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+    pq.write_table(table, run / "scores.parquet")
+    return run
+
+
+def test_the_first_lines_say_what_was_found(tmp_path: Path) -> None:
+    label, part = np.arange(200) % 3, np.full(200, "clean", "U9")
+    part[[1, 4, 7, 9]] = "triggered"
+    guide = np.where(label == 2, 0, label)
+    skipped = [{"path": "a.jpg", "reason": "cut off"}]
+    run = make_run(tmp_path, skipped=skipped)
+    rewrite(run, label=label, guide_label=guide, part=part)
+    said = first_lines(write_report(run).read_text())
+    assert said.count("4 of 200 samples were set apart as likely poisoned") == 1
+    assert "“dog” is the label of 75.0 % of them, and of 33.5 % of all samples" in said
+    assert "The guide agrees with 67.0 % of the labels. It contradicts most of them in “frog”" in (
+        said
+    )
+    assert "1 image could not be used" in said
+
+    measured = {"before": {"asr": 91.0}, "after": {"asr": 0.5}}
+    (run / "result.json").write_text(json.dumps(measured))
+    said = first_lines(write_report(run).read_text())
+    assert "The trigger worked on 91.0 % of images before the repair, and on 0.5 % after it" in said
+    assert said.count("4 of 200 samples were set apart as likely poisoned") == 1
+    (run / "result.json").write_text(json.dumps({**measured, "untouched": True}))
+    assert "the model was left as it is" in first_lines(write_report(run).read_text())
+
+
+def test_many_classes_that_the_guide_does_not_know_are_not_all_listed(tmp_path: Path) -> None:
+    classes = [f"code{i}" for i in range(50)]
+    run = rewrite(
+        make_run(tmp_path, classes=classes),
+        label=np.arange(200) % 50,
+        guide_label=(np.arange(200) + 1) % 50,
+    )
+    said = first_lines(write_report(run).read_text())
+    assert said.count("“code") == 6  # with the class of most likely poisoned samples
+    assert "and 45 more" in said
+
+
+def test_likely_poisoned_images_come_first(tmp_path: Path) -> None:
+    part = np.full(200, "clean", "U9")
+    part[[5, 150]] = "triggered"
+    run = rewrite(make_run(tmp_path), part=part)
+    page = write_report(run, make_data(200, ["cat", "dog", "frog"])).read_text()
+    titles = re.findall(r'<figure title="images/(\d+)\.jpg \(poison score (\S+)\)', page)
+    assert {int(row) for row, _ in titles[:2]} == {5, 150}
+    scores = [float(score) for _, score in titles]
+    assert scores[0] > scores[1]
+    assert scores[2:] == sorted(scores[2:], reverse=True)
+
+
 @pytest.mark.parametrize(
     "result",
     [

@@ -19,6 +19,7 @@ from cgd.files import read_json, slug, write_json
 from cgd.guides import Guide, open_guide
 from cgd.metrics import accuracy
 from cgd.models import Classifier, ModelCard, build, load_model, save_model
+from cgd.stopwatch import Stopwatch
 from cgd.training import Change, Recipe, train
 
 GUIDE_SEED = 99
@@ -216,7 +217,7 @@ class Lab:
         change: Change | None = None,
     ) -> tuple[Classifier, float]:
         if not (folder / "seconds.json").is_file():
-            start = time.perf_counter()
+            stopwatch = Stopwatch(folder / "seconds.partial")
             model = build(ModelCard(arch, data.classes, data.size), seed=seed)
             checkpoint = folder / "training.partial"
             train(
@@ -228,7 +229,10 @@ class Lab:
                 device=self.device,
                 checkpoint=checkpoint,
                 change=change,
+                stopwatch=stopwatch,
             )
             save_model(folder, model)
-            write_json(folder / "seconds.json", time.perf_counter() - start)
+            write_json(folder / "seconds.json", stopwatch.keep())
+            for partial in folder.glob("*.partial"):
+                partial.unlink()
         return load_model(folder), read_json(folder / "seconds.json")

@@ -20,6 +20,7 @@ from cgd.text import plain
 MOST_CLASSES = 100
 MOST_IMAGES = 48
 MOST_SKIPPED = 20
+MOST_NAMED = 5
 
 
 def _share(value: float) -> str:
@@ -71,15 +72,17 @@ def write_report(run: Path, data: ImageData | None = None) -> Path:
             f"{run}: the run is of {len(scores.label)} samples, but {data.source} has "
             f"{len(data)}; name the data it was made from"
         )
+    rows = _class_rows(scores, classes)
     page = _template().render(
         config=config,
         result=result,
+        headline=_headline(result, scores),
+        findings=_findings(result, scores, rows),
         metrics=_metrics(result),
         separation=_separation(result),
         parts=_parts(scores),
         plot=entropy_plot(scores.suspect_rank, scores.guide_rank, scores.part),
-        concentration=_concentration(scores, classes),
-        rows=_class_rows(scores, classes),
+        rows=rows,
         most_classes=MOST_CLASSES,
         images=_images(scores, classes, data) if data else [],
         most_skipped=MOST_SKIPPED,
@@ -102,6 +105,64 @@ def _template() -> Any:
     for name in ("number", "percent", "share", "duration"):
         environment.filters[name] = getattr(numbers, name)
     return environment.get_template("template.html")
+
+
+def _headline(result: Result, scores: Scores) -> str:
+    """Say in one line what was found, or what came of it."""
+    before, after = result.before.get("asr"), result.after.get("asr")
+    if result.untouched:
+        return "No class stands out among the most suspicious samples: the model was left as it is"
+    if before is None or after is None:
+        return _set_apart(scores)
+    return (
+        f"The trigger worked on {numbers.percent(before)} of images before the repair, and on "
+        f"{numbers.percent(after)} after it"
+    )
+
+
+def _set_apart(scores: Scores) -> str:
+    triggered, n = _parts(scores)["triggered"], len(scores.label)
+    return (
+        f"{numbers.number(triggered)} of {numbers.number(n)} samples were set apart as likely "
+        "poisoned"
+    )
+
+
+def _findings(result: Result, scores: Scores, rows: Sequence["_ClassRow"]) -> list[str]:
+    """Say in a few sentences what a reader should know before all else."""
+    headline, apart = _headline(result, scores), _set_apart(scores)
+    found = [f"{apart}."] if headline != apart else []
+    most = max(rows, key=lambda row: row.triggered)
+    if most.triggered:
+        n, triggered = len(scores.label), _parts(scores)["triggered"]
+        found.append(
+            f"“{most.name}” is the label of {numbers.share(most.triggered, triggered)} of them, "
+            f"and of {numbers.share(most.samples, n)} of all samples. An attack gathers in one "
+            "class; honest mistakes spread over many."
+        )
+    agreed = sum(row.agreed for row in rows)
+    found.append(
+        f"The guide agrees with {numbers.share(agreed, len(scores.label))} of the labels."
+        + _little_known(rows)
+    )
+    if result.skipped:
+        count = len(result.skipped)
+        images = "1 image" if count == 1 else f"{numbers.number(count)} images"
+        found.append(f"{images} could not be used, see below.")
+    return found
+
+
+def _little_known(rows: Sequence["_ClassRow"]) -> str:
+    """Name the classes in which the guide contradicts most labels."""
+    names = [row.name for row in rows if 2 * row.agreed < row.samples]
+    if not names:
+        return ""
+    listed = ", ".join(f"“{name}”" for name in names[:MOST_NAMED])
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return (
+        f" It contradicts most of them in {listed}{more}: there it knows too little, perhaps for "
+        "want of a readable class name (--names), or the labels are wrong."
+    )
 
 
 def _metrics(result: Result) -> list[dict[str, Any]]:
@@ -160,19 +221,6 @@ def _class_rows(scores: Scores, classes: Sequence[Any]) -> list[_ClassRow]:
     ]
 
 
-def _concentration(scores: Scores, classes: Sequence[Any]) -> dict[str, Any] | None:
-    """Return the class that most of the triggered part carries, and its shares in [0, 1]."""
-    triggered = scores.label[scores.part == "triggered"]
-    if not len(triggered):
-        return None
-    top = int(np.bincount(triggered).argmax())
-    return {
-        "name": _class_name(classes, top),
-        "of_triggered": float(np.mean(triggered == top)),
-        "of_all": float(np.mean(scores.label == top)),
-    }
-
-
 @dataclass(frozen=True)
 class _Image:
     """One thumbnail and what is said about it."""
@@ -186,9 +234,9 @@ class _Image:
 
 
 def _images(scores: Scores, classes: Sequence[Any], data: ImageData) -> list[_Image]:
-    """Return the images with the highest poison scores."""
+    """Return the images with the highest poison scores, those of the triggered part first."""
     score = scores.poison_score
-    rows = np.argsort(-score, kind="stable")[:MOST_IMAGES]
+    rows = np.lexsort((-score, scores.part != "triggered"))[:MOST_IMAGES]
     return [
         _Image(
             picture=thumbnail(data.images[row]),
