@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cgd.defenses import DEFENSES, Terms, make_defense
+from cgd.defenses import Terms, make_defense
 from cgd.errors import InputError
 
 
