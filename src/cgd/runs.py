@@ -23,6 +23,8 @@ from cgd.split import Split
 
 ROWS_PER_GROUP = 65536
 GUIDE_LOGITS = "guide.safetensors"
+DEFENSE = "defense.json"
+"""Tells how another defence than CGD's went."""
 
 
 @contextmanager
@@ -131,14 +133,14 @@ def read_scan(folder: Path, data: ImageData) -> Scan:
     part = np.asarray(table["part"].to_pylist())
     rows = [np.flatnonzero(part == name) for name in ("clean", "triggered", "unused")]
     result = read_json(folder / "result.json")
-    unlearning = result.get("unlearning", {}).get("passes", 0.0)
+    repaired = result.get("unlearning") or result.get("defense") or {}
     stored = read_tensors(folder / GUIDE_LOGITS)["logits"]
     return Scan(
         map=EntropyMap(table["label"].to_numpy(), table["guide_label"].to_numpy(), **axes),
         split=Split(*rows),
         guide_logits=stored * (config["scale"] / GUIDE_SCALE),
         seconds={stage: result["seconds"][stage] for stage in ("guide", "suspect")},
-        passes=result["epochs_equivalent"] - unlearning,
+        passes=result["epochs_equivalent"] - repaired.get("passes", 0.0),
         fingerprint=data.fingerprint,
     )
 

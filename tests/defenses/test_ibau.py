@@ -36,9 +36,9 @@ def test_a_short_series_is_a_part_of_the_implicit_gradient() -> None:
 
 
 def test_the_attack_weakens(world: Any) -> None:
-    made = make_defense("i-bau", rounds=2, steps=8, batch=50, lr=1e-3, patched=0.2)
+    made = make_defense("i-bau", rounds=3, steps=10, batch=30, lr=3e-3, patched=0.3, radius=3.0)
     repaired = made.repair(world.victim, world.clean, world.terms)
-    assert all(0 < norm <= 10 for norm in repaired.told["perturbation_norms"])
+    assert all(0 <= norm <= 3.001 for norm in repaired.told["perturbation_norms"])
     after = world.measure(repaired.model)
     assert after.ca > 90
     assert after.asr < world.before.asr - 20

@@ -14,7 +14,6 @@ from cgd.defenses.masks import (
     Masks,
     call_scaled,
     mask_optimizer,
-    norms_by_name,
     open_masks,
     prune_as_far_as,
 )
@@ -72,7 +71,8 @@ class AdversarialNeuronPruning(Repair):
                 scaled = partial(call_scaled, frozen, weights=weights, biases=biases)
                 return cross_entropy_of(scaled, terms.device)(images, labels)
 
-            return self.alpha * at(masks) + (1 - self.alpha) * at(*self._worst(at, masks, generator))
+            worst = self._worst(at, masks, generator)
+            return self.alpha * at(masks) + (1 - self.alpha) * at(*worst)
 
         images = 3 * tune(
             loss,

@@ -46,7 +46,7 @@ class ImplicitUnlearning(Repair):
     source = "arXiv 2110.03735"
 
     rounds: int = 5
-    steps: int = 20
+    steps: int = 10
     batch: int = 128
     lr: float = 1e-4
     fixed_point: int = 5
@@ -105,7 +105,7 @@ class ImplicitUnlearning(Repair):
         batches: list[tuple[Tensor, Tensor]],
         generator: torch.Generator,
     ) -> None:
-        weights = list(model.parameters())
+        weights: list[Tensor] = list(model.parameters())
         inner_images, inner_labels = batches[0]
 
         def inner(perturbation: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ def implicit_gradient(
     weights: list[Tensor],
     iterations: int,
 ) -> list[Tensor]:
-    """Gradient of `outer` in the weights, where `solution` minimises `inner` and so depends on them.
+    """Gradient of `outer` in the weights, where its argument minimises `inner`, given the weights.
 
     The inner problem is taken as the fixed point of gradient descent; the implicit part is a
     Neumann series of its Jacobian (Grazzi et al., arXiv 2006.16218).

@@ -95,7 +95,8 @@ def prune_as_far_as(
         The pruned copy, and what to tell of it.
     """
     limit = held_out_accuracy(model, held_out, device) - tolerance
-    best, told = model, {"threshold": None, "pruned_channels": 0}
+    best = model
+    told: dict[str, Any] = {"threshold": None, "pruned_channels": 0}
     for threshold in THRESHOLDS:
         pruned, count = prune(model, masks, threshold)
         if held_out_accuracy(pruned, held_out, device) < limit:

@@ -68,7 +68,13 @@ def check_clean(model: Classifier, clean: ImageData) -> None:
 
 
 def endless_batches(n: int, batch: int, steps: int, generator: Generator) -> Iterable[Tensor]:
-    """Yield `steps` batches of row numbers, all of one size: at most `n`."""
+    """Return `steps` batches of row numbers, all of one size: at most `n`.
+
+    Raises:
+        InputError: there are no steps, or no batches of at least two.
+    """
+    if steps < 1 or batch < 2:
+        raise InputError(f"{steps} steps of {batch} images: at least 1 of 2 are needed")
     size = min(batch, n)
     rounds = (rows for _ in count() for rows in shuffled_batches(n, size, generator))
     return islice((rows for rows in rounds if len(rows) == size), steps)
