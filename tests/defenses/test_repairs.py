@@ -17,7 +17,7 @@ from cgd.training import seeded
 
 BRIEF = {
     "steps": 2, "teacher_steps": 1, "batch": 16, "rounds": 1, "fixed_point": 1, "unlearn_steps": 1,
-    "fine_steps": 2,
+    "curve_steps": 2, "search_steps": 2, "limit": -9.0,
 }  # fmt: skip
 REPAIRS = sorted(name for name, kind in DEFENSES.items() if issubclass(kind, Repair))
 
@@ -72,6 +72,7 @@ def test_clean_images_of_another_size_are_refused(name: str, world: Any) -> None
     ("name", "missing"),
     [
         ("anp", "batch normalisation"),
+        ("rnp", "batch normalisation"),
         ("fp", "linear layer"),
         ("nad", "feature maps"),
     ],
