@@ -1,6 +1,23 @@
 """Other defences, one file each: importing the module registers the defence."""
 
-from cgd.defenses import anp, fp, ft, ftsam, ibau, mcr, nad, nc, rnp  # noqa: F401
+from cgd.defenses import (  # noqa: F401
+    abl,
+    ac,
+    anp,
+    clp,
+    ep,
+    fp,
+    ft,
+    ftsam,
+    ibau,
+    mcr,
+    nad,
+    nc,
+    rnp,
+    scan,
+    ss,
+    strip,
+)
 from cgd.defenses.base import (
     DEFENSES,
     Defended,
