@@ -65,4 +65,5 @@ def channel_lipschitz(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
     """
     assert norm.running_var is not None
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return torch.linalg.matrix_norm(convolution.weight.flatten(2), ord=2) * scale.abs()
+    norms: Tensor = torch.linalg.matrix_norm(convolution.weight.flatten(2), ord=2)
+    return norms * scale.abs()

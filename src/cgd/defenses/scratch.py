@@ -3,17 +3,20 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
 from cgd.data.dataset import ImageData
 from cgd.defenses.base import Terms
+from cgd.defenses.features import Floats, last_linear, logits_and_features
 from cgd.errors import InputError
 from cgd.models import Classifier, ModelCard, build
 from cgd.progress import track
 from cgd.training import (
     Recipe,
     augment,
+    autocast,
     make_optimizer,
     one_cycle,
     place,
@@ -105,6 +108,42 @@ def fit(
     return recipe.epochs * len(rows)
 
 
+def fit_head(
+    model: Classifier,
+    data: ImageData,
+    rows: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    terms: Terms,
+    *,
+    epochs: int,
+    stage: int,
+) -> int:
+    """Train the last linear layer alone, on augmented images; the rest stays as it is.
+
+    Args:
+        model: changed in place.
+        data: the images.
+        rows: int64 [m], the rows that are shown once an epoch.
+        loss: (logits [n, classes], rows int64 [n]) -> the loss of a step.
+        terms: seed, device and the like.
+        epochs: passes over the rows.
+        stage: number of this stage, for the randomness.
+
+    Returns:
+        The number of images that were shown.
+    """
+    head = last_linear(model)
+    model.eval()
+
+    def loss_of(batch: Tensor, at: Tensor, generator: Generator) -> Tensor:
+        with torch.no_grad(), autocast(terms.device):
+            _, features = logits_and_features(model, augmented(batch, generator, terms))
+        return loss(head(features), at)
+
+    recipe = Recipe(epochs=epochs, lr=2e-3, optimizer="adam", weight_decay=0.0)
+    return fit(head, data.images, rows, loss_of, recipe, terms, stage=stage, label="classifier")
+
+
 def check_loss(mean: float, label: str) -> None:
     """Make sure that a training did not diverge.
 
@@ -118,3 +157,14 @@ def check_loss(mean: float, label: str) -> None:
 def all_rows(data: ImageData) -> Tensor:
     """Return int64 [n], every row."""
     return torch.arange(len(data))
+
+
+def rows_at_ends(scores: Floats, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """Return the rows, int64, of the given shares with the lowest and with the highest scores.
+
+    >>> rows_at_ends(np.array([0.3, 0.1, 0.9, 0.2, 0.5]), 0.4, 0.2)
+    (tensor([1, 3]), tensor([2]))
+    """
+    order = torch.from_numpy(np.argsort(scores, kind="stable"))
+    n = len(order)
+    return order[: max(2, round(low * n))], order[n - max(1, round(high * n)) :]
