@@ -82,7 +82,7 @@ class AdaptiveSplitting(Scheme):
         def loss(logits: Tensor, at: Tensor) -> Tensor:
             return symmetric_entropy(logits, labels[at.to(terms.device)]).mean()
 
-        images += fit_head(judge, data, rows, loss, terms, epochs=epochs, stage=2)
+        fit_head(judge, data, rows, loss, terms, stage=2)
         losses = sample_losses(judge, data, terms)
         nobody = np.zeros(len(data), dtype=np.bool_)
         return lowest_of_classes(losses, data.labels.numpy(), self.seeds, nobody), images

@@ -23,7 +23,6 @@ class SecureTraining(Scheme):
         clean: share of the samples, the least sensitive, whose labels are believed.
         poison: share of the samples, the most sensitive, that the classifier is driven away from.
         contrastive_epochs: of a training of 100.
-        classifier_epochs: of a training of 100.
         push: weight of driving the classifier away.
     """
 
@@ -33,7 +32,6 @@ class SecureTraining(Scheme):
     clean: float = 0.2
     poison: float = 0.05
     contrastive_epochs: float = 200
-    classifier_epochs: float = 10
     push: float = 1e-3
 
     def cleanse(self, model: Classifier, data: ImageData, terms: Terms) -> Defended:
@@ -60,7 +58,5 @@ class SecureTraining(Scheme):
             weight = torch.where(is_clean[rows], 1.0, -self.push)
             return (weight * F.cross_entropy(logits, labels[rows], reduction="none")).mean()
 
-        epochs = terms.scaled(self.classifier_epochs)
-        rows = torch.cat([clean, poison])
-        images += fit_head(own, data, rows, loss, terms, epochs=epochs, stage=2)
+        fit_head(own, data, torch.cat([clean, poison]), loss, terms, stage=2)
         return Defended(own, images, {"believed": len(clean), "pushed": len(poison)})

@@ -20,7 +20,6 @@ class DecouplingBackdoor(Scheme):
 
     Attributes:
         contrastive_epochs: of a training of 100 (BackdoorBench; the paper has 1,000).
-        classifier_epochs: of a training of 100.
         semisupervised_epochs: of a training of 100 (BackdoorBench; the paper has 190).
         believed: share of the samples, those with the lowest loss, whose labels are used.
     """
@@ -29,7 +28,6 @@ class DecouplingBackdoor(Scheme):
     source = "arXiv 2202.03423"
 
     contrastive_epochs: float = 100
-    classifier_epochs: float = 10
     semisupervised_epochs: float = 100
     believed: float = 0.5
 
@@ -43,8 +41,7 @@ class DecouplingBackdoor(Scheme):
         def loss(logits: Tensor, at: Tensor) -> Tensor:
             return symmetric_entropy(logits, labels[at.to(terms.device)]).mean()
 
-        epochs = terms.scaled(self.classifier_epochs)
-        images += fit_head(own, data, rows, loss, terms, epochs=epochs, stage=2)
+        fit_head(own, data, rows, loss, terms, stage=2)
         epochs = terms.scaled(self.semisupervised_epochs)
         training = MixMatch(own, data, terms, epochs, stage=3)
         for _ in track(range(epochs), "dbd: semi-supervised"):
