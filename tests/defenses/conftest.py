@@ -115,7 +115,7 @@ def _stripes(n: int, seed: int) -> ImageData:
 @pytest.fixture(scope="session")
 def striped() -> Striped:
     """The patterns and their victim."""
-    attack = attacks.make_attack("badnets", patch=8)
+    attack = attacks.make_attack("badnets", patch=6)
     clean = _stripes(300, seed=0)
     data, _ = attacks.poison(clean, attack, rate=0.1, target=0, seed=0, device=CPU)
     terms = Terms(seed=0, device=CPU, epochs=3, arch="tiny_resnet")

@@ -18,6 +18,7 @@ from cgd.defenses.mixmatch import (
     symmetric_entropy,
 )
 from cgd.defenses.scratch import fresh_model
+from cgd.errors import InputError
 from cgd.training import seeded
 
 
@@ -74,5 +75,8 @@ def test_a_few_labels_are_enough_for_the_rest(striped: Any) -> None:
         training.epoch(believed)
     assert training.images_seen == 3 * 3 * training.batch * training.steps
     assert striped.measure(model).ca > 90
+    for nonsense in (believed | True, believed & False):
+        with pytest.raises(InputError, match="some labels"):
+            training.epoch(nonsense)
     losses = sample_losses(model, data, terms)
     assert losses[believed].mean() < losses[~believed].mean()

@@ -119,7 +119,7 @@ def test_nab_stamps_what_looks_like_another_class(striped: Any) -> None:
     made = cleansed("nab", striped, suspects=0.3)
     after = striped.measure(made.model)
     assert made.model.card.arch == "stamped:tiny_resnet"
-    assert 0 < made.told["stamped"] <= 90
+    assert 0 < made.told["stamped"] <= 90, "who is not suspect is not stamped"
     assert made.images == (1 + 2 * 3 + 3) * 300
     assert after.ca > 90
 
@@ -129,19 +129,22 @@ def test_d_st_learns_from_the_labels_that_it_believes(striped: Any) -> None:
     after = striped.measure(made.model)
     assert made.told == {"believed": 60, "pushed": 15}
     assert made.images == (1 + 1 + 2 * 6) * 300
-    assert after.asr < striped.measure(striped.victim).asr
+    assert after.asr < 60
 
 
-def test_dbd_undoes_the_backdoor(striped: Any) -> None:
+def test_dbd_weakens_the_backdoor_and_takes_a_class_with_it(striped: Any) -> None:
+    """Its half with the lowest losses may hold hardly any sample of a class, as published tables
+    show where accuracy falls by a fifth."""
     made = cleansed("dbd", striped)
     after = striped.measure(made.model)
     shown = 3 * 3 * 16 * round(SHOWN_AN_EPOCH * 300 / 16)
     assert made.images == 2 * 3 * 300 + shown
-    assert after.asr < striped.measure(striped.victim).asr
+    assert after.asr < 60
+    assert after.ca > 60
 
 
 def test_asd_undoes_the_backdoor(striped: Any) -> None:
     made = cleansed("asd", striped)
     after = striped.measure(made.model)
     assert after.ca > 90
-    assert after.asr < striped.measure(striped.victim).asr
+    assert after.asr < 10

@@ -82,9 +82,7 @@ def flooded(loss: Tensor, gamma: float) -> Tensor:
     return (loss - gamma).abs() + gamma
 
 
-def held_up(
-    model: Classifier, data: ImageData, terms: Terms, epochs: int, gamma: float, stage: int = 1
-) -> int:
+def held_up(model: Classifier, data: ImageData, terms: Terms, epochs: int, gamma: float) -> int:
     """Train without augmentation, the loss of each batch held up at `gamma`; returns images."""
     labels = data.labels.to(terms.device)
 
@@ -95,7 +93,7 @@ def held_up(
 
     recipe = Recipe(epochs=epochs, schedule="constant")
     rows = all_rows(data)
-    return fit(model, data.images, rows, loss, recipe, terms, stage=stage, label="isolation")
+    return fit(model, data.images, rows, loss, recipe, terms, stage=1, label="isolation")
 
 
 def losses(model: Classifier, data: ImageData, terms: Terms) -> Floats:

@@ -25,7 +25,7 @@ class BackdoorRemoval(Detector):
         clean: share of the samples, the least sensitive, that is learned again.
         poison: share of the samples, the most sensitive, that is unlearned.
         epochs: of a training of 100; each unlearns, then learns.
-        lr: learning rate of both; the paper does not state it.
+        lr: learning rate of both; ours.
     """
 
     name = "d-br"

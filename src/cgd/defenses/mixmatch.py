@@ -14,6 +14,7 @@ from cgd.data.dataset import ImageData
 from cgd.defenses.base import Terms
 from cgd.defenses.features import Floats
 from cgd.defenses.scratch import augmented, check_loss
+from cgd.errors import InputError
 from cgd.models import Classifier
 from cgd.training import (
     Recipe,
@@ -55,7 +56,13 @@ class MixMatch:
         self.done = self.images_seen = 0
 
     def epoch(self, believed: NDArray[np.bool_]) -> None:
-        """Train for one epoch; `believed` (bool [n]) says whose labels are used."""
+        """Train for one epoch; `believed` (bool [n]) says whose labels are used.
+
+        Raises:
+            InputError: all labels are believed, or none; or the training diverged.
+        """
+        if believed.all() or not believed.any():
+            raise InputError("mixmatch: some labels must be believed, and some not")
         generator = seeded(self.terms.seed, self.stage, self.done)
         random = np.random.default_rng([self.terms.seed, self.stage, self.done])
         known, unknown = (torch.from_numpy(np.flatnonzero(m)) for m in (believed, ~believed))

@@ -136,14 +136,15 @@ def fit_head(
     features = torch.from_numpy(known).float().to(terms.device)
     recipe = Recipe(lr=2e-3, optimizer="adam", weight_decay=0.0)
     batch = recipe.batch_for(len(rows))
-    epochs = math.ceil(HEAD_STEPS * batch / len(rows))
+    steps = math.ceil(len(rows) / batch)
+    epochs = math.ceil(HEAD_STEPS / steps)
     generator = seeded(terms.seed, stage)
     batches = (at for _ in range(epochs) for at in shuffled_batches(len(rows), batch, generator))
 
     def loss_of(at: Tensor) -> Tensor:
         return loss(head(features[at.to(terms.device)]), rows[at])
 
-    schedule = one_cycle(recipe.lr, HEAD_STEPS + epochs)
+    schedule = one_cycle(recipe.lr, epochs * steps)
     check_loss(run_steps(batches, loss_of, make_optimizer(head, recipe), schedule), "classifier")
 
 
