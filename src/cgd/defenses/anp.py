@@ -71,18 +71,8 @@ class AdversarialNeuronPruning(Repair):
                 scaled = partial(call_scaled, frozen, weights=weights, biases=biases)
                 return cross_entropy_of(scaled, terms.device)(images, labels)
 
-<<<<<<< HEAD
-<<<<<<< HEAD
             worst = self._worst(at, masks, generator)
             return self.alpha * at(masks) + (1 - self.alpha) * at(*worst)
-=======
-            return self.alpha * at(masks) + (1 - self.alpha) * at(
-                *self._worst(at, masks, generator)
-            )
->>>>>>> 30b8c22 (One list of defences)
-=======
-            return self.alpha * at(masks) + (1 - self.alpha) * at(*self._worst(at, masks, generator))
->>>>>>> fd27d8b (Schemes: fixed length of the classifier's schedule, refused splits, tests of the long ones)
 
         images = 3 * tune(
             loss,

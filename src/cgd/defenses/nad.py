@@ -126,7 +126,9 @@ def feature_maps(model: Classifier, places: list[str]) -> Iterator[dict[str, Ten
     def note(name: str, _: nn.Module, __: Any, output: Tensor) -> None:
         seen[name] = output
 
-    hooks = [model.get_submodule(name).register_forward_hook(partial(note, name)) for name in places]
+    hooks = [
+        model.get_submodule(name).register_forward_hook(partial(note, name)) for name in places
+    ]
     try:
         yield seen
     finally:
