@@ -242,6 +242,96 @@ def test_foreign_weights_are_fed_as_they_were_trained(
     assert "--suspect" in refuse(cgd("scan", *common, "--model", path, "--out", out), out)
 
 
+def other_defense(world: dict[str, Path], out: Path, *more: object) -> tuple[object, ...]:
+    start = ("defend", world["poisoned"], "--model", world["victim"], "--test", world["test"])
+    return (*start, "--out", out, "--set", "steps=4", "--set", "batch=16", *more)
+
+
+def test_another_defense_with_the_likely_clean_part(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    guide = ("--guide", f"classifier:{world['guide']}")
+    arguments = other_defense(world, out, "--defense", "ft", "--clean", "cgd", *guide)
+    answer = cgd(*arguments)
+    assert answer.code == 0, answer.err
+    record = result(out)
+    assert set(record["seconds"]) == {"guide", "suspect", "defense"}
+    assert record["defense"]["passes"] == pytest.approx(64 / 120)
+    assert record["epochs_equivalent"] > 64 / 120
+    assert record["separation"] is not None
+    assert None not in record["after"].values()
+    assert "unlearning" not in record
+    written = (out / "model.safetensors").stat().st_mtime_ns
+    assert cgd(*arguments).code == 0
+    assert (out / "model.safetensors").stat().st_mtime_ns == written
+    assert result(out) == record
+    more = ("--defense", "ft", "--clean", "cgd:50%")
+    again = cgd(*other_defense(world, tmp_path / "reusing", *more, "--scan", out))
+    assert again.code == 0, again.err
+    assert result(tmp_path / "reusing")["epochs_equivalent"] == record["epochs_equivalent"]
+
+
+@pytest.mark.parametrize("clean", ["true:50%", "trusted"])
+def test_another_defense_without_a_scan(
+    cgd: Run, world: dict[str, Path], tmp_path: Path, clean: str
+) -> None:
+    out = tmp_path / "out"
+    named = world["trusted"] if clean == "trusted" else clean
+    answer = cgd(*other_defense(world, out, "--defense", "ft", "--clean", named))
+    assert answer.code == 0, answer.err
+    assert not (out / "scores.parquet").exists()
+    record = result(out)
+    assert set(record["seconds"]) == {"defense"}
+    assert record["epochs_equivalent"] == pytest.approx(64 / 120)
+    page = (out / "report.html").read_text()
+    assert "Robust accuracy" in page
+    assert "steps" in page
+    assert cgd("report", out).code == 0
+    assert (out / "report.html").read_text() == page
+    answer = cgd("evaluate", out, "--test", world["test"])
+    assert answer.code == 0, answer.err
+    assert result(out)["after"]["ca"] == record["after"]["ca"]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--defense", "magic"), "'magic' is unknown"),
+        (("--defense", "ft"), "needs --clean"),
+        (("--defense", "ft", "--clean", "true:0%"), "share"),
+        (("--defense", "ft", "--clean", "true:99%"), "ask for less"),
+        (("--defense", "ft", "--clean", "nowhere"), "nowhere"),
+        (("--defense", "ft", "--clean", "cgd", "--set", "magic=1"), "no setting 'magic'"),
+        (("--defense", "ft", "--clean", "true:50%", "--scan", "run"), "--scan is for"),
+        (("--defense", "ft", "--clean", "true:50%", "--force"), "--force"),
+        (("--defense", "cgd"), "--set are for another"),
+    ],
+)
+def test_another_defense_that_cannot_be_is_refused(
+    cgd: Run, world: dict[str, Path], tmp_path: Path, more: tuple[str, ...], message: str
+) -> None:
+    answer = cgd(*other_defense(world, tmp_path / "out", *more))
+    refuse(answer, tmp_path / "out")
+    assert message in answer.err
+
+
+def test_what_is_really_clean_is_known_only_of_an_attack(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    arguments = ("defend", world["photos"], "--model", world["victim"], "--defense", "ft")
+    answer = cgd(*arguments, "--clean", "true:50%", "--out", tmp_path / "out")
+    refuse(answer, tmp_path / "out")
+    assert "--clean cgd" in answer.err
+
+
+def test_the_defenses_are_listed(cgd: Run, tmp_path: Path) -> None:
+    answer = cgd("defend", "--defense", "list")
+    assert answer.code == 0, answer.err
+    for word in ("cgd", "i-bau", "repair", "clean images"):
+        assert word in answer.out
+
+
 def test_a_reused_scan_brings_its_settings_along(
     cgd: Run, world: dict[str, Path], tmp_path: Path
 ) -> None:

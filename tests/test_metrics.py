@@ -11,6 +11,7 @@ from sklearn.metrics import (
     precision_score,
     recall_score,
     roc_auc_score,
+    roc_curve,
 )
 
 from cgd.metrics import (
@@ -19,6 +20,7 @@ from cgd.metrics import (
     defense_effectiveness,
     robust_accuracy,
     separation,
+    tpr_at_fpr,
 )
 from cgd.split import Split
 
@@ -156,3 +158,18 @@ def test_separation_of_a_hand_made_split() -> None:
 def test_one_sided_truth_has_no_separation(poison: list[int]) -> None:
     split = Split(np.array([0, 1]), np.array([2]), np.array([3]))
     assert separation(np.arange(4.0), split, np.array(poison, dtype=np.int64)) is None
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.booleans()), min_size=2, max_size=60),
+    st.floats(0, 1),
+)
+@settings(max_examples=80, deadline=None)
+def test_tpr_at_fpr_is_read_off_the_curve_of_sklearn(
+    samples: list[tuple[int, bool]], fpr: float
+) -> None:
+    score = np.array([value for value, _ in samples], dtype=np.float64)
+    positive = np.array([kind for _, kind in samples])
+    assume(positive.any() and not positive.all())
+    false, true, _ = roc_curve(positive, score, drop_intermediate=False)
+    assert tpr_at_fpr(score, positive, fpr) == pytest.approx(true[false <= fpr].max())

@@ -99,6 +99,25 @@ Template = Annotated[
         "small, signs. Default: what suits the classes."
     ),
 ]
+
+
+def _list_defenses(name: str) -> str:
+    """Show the defences, and nothing else, where these are asked for."""
+    if name == "list":
+        from cgd.terminal import print_defenses
+
+        print_defenses()
+        raise typer.Exit
+    return name
+
+
+OWN = "cgd"
+DefenseName = Annotated[
+    str,
+    typer.Option(
+        callback=_list_defenses, is_eager=True, help="cgd, or another; `list` shows them all."
+    ),
+]
 SuspectName = Annotated[
     str | None,
     typer.Option(help="short, released, out-of-fold, or checkpoint (use --model's predictions)."),
@@ -303,6 +322,23 @@ def defend(
     ] = None,
     scale: Scale = None,
     template: Template = None,
+    defense: DefenseName = OWN,
+    clean: Annotated[
+        str | None,
+        typer.Option(
+            help="Clean images for a --defense that needs them: cgd or cgd:5% (what the scan finds "
+            "likely clean, or a draw of it), clean data; or true:5% of a run folder of "
+            "`cgd attack`, as a reference."
+        ),
+    ] = None,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Parameter of --defense as KEY=VALUE; can be repeated."),
+    ] = None,
+    epochs: Annotated[
+        int,
+        typer.Option(min=1, help="With --defense: passes over the data of a normal training."),
+    ] = 12,
     flip: Flip = True,
     force: Annotated[
         bool, typer.Option("--force", help="Repair even where the data shows no sign of an attack.")
@@ -321,21 +357,33 @@ def defend(
     model.safetensors, scores.parquet, result.json and report.html. --test measures, and decides
     nothing.
 
+    --defense takes another defence than CGD's own; `--defense list` shows them.
+
     Examples:
 
     cgd defend photos/ --model victim --test photos-test/ --out repaired
 
     cgd defend photos/ --model resnet18.pt --arch torchvision:resnet18 --size 64 --mean
     0.485,0.456,0.406 --std 0.229,0.224,0.225 --scan scan --out repaired
+
+    cgd defend photos/ --model victim --defense anp --clean cgd --out pruned
     """
     from cgd import commands
-    from cgd.inputs import ModelOptions, ScanOptions, Source, TrialOptions
+    from cgd.inputs import DefenseOptions, ModelOptions, ScanOptions, Source, TrialOptions
 
     source = Source(data, size, names, seed, device)
     options = ScanOptions(guide, preset, suspect, "small_resnet", scale, tuple(template or ()))
     trial = TrialOptions(test, attack)
     own = ModelOptions(model, arch, mean, std)
-    commands.defend(source, out, options, own, scan, flip, force, trial)
+    if defense == OWN:
+        if clean or parameter:
+            raise InputError("--clean and --set are for another --defense than cgd")
+        commands.defend(source, out, options, own, scan, flip, force, trial)
+        return
+    if force:
+        raise InputError("--force is for CGD's own defence")
+    chosen = DefenseOptions(defense, clean, tuple(parameter or ()), epochs)
+    commands.defend_with(source, out, chosen, options, own, scan, flip, trial)
 
 
 @app.command()

@@ -17,12 +17,14 @@ from cgd.attacks.preview import shown, write_preview
 from cgd.attacks.stealth import stealth
 from cgd.attacks.storing import Format
 from cgd.data import ImageData, load
+from cgd.defenses import Defended, Defense, Repair, Scheme, Terms
 from cgd.errors import CellsFailed, InputError
 from cgd.evaluation import Evaluation, effectiveness
 from cgd.files import copy_file, read_json, write_json, write_text
 from cgd.inputs import (
     OWN,
     AttackOptions,
+    DefenseOptions,
     ImportOptions,
     ModelOptions,
     ScanOptions,
@@ -43,7 +45,7 @@ from cgd.terminal import (
 )
 from cgd.training import Change, Recipe, pick_device
 from cgd.training import train as fit
-from cgd.unlearn import Repair
+from cgd.unlearn import Repair as Unlearned
 
 
 def attack(source: Source, out: Path, planned: AttackOptions, form: Format, preview: bool) -> None:
@@ -201,11 +203,7 @@ def defend(
     settings = {**source.settings(data), **options.settings(), **model.settings()}
     settings |= {"flip": flip, "scan": str(scan_run) if scan_run else None}
     with runs.run_folder(out, "defend", settings):
-        if scan_run:
-            found = runs.read_scan(scan_run, data)
-            copy_file(scan_run / runs.GUIDE_LOGITS, out / runs.GUIDE_LOGITS)
-        else:
-            found = _scanned(source, out, options, data, victim)
+        found = _found(source, out, options, data, victim, scan_run)
     runs.write_scan(out, data, found)
     unlearn = partial(
         pipeline.repair,
@@ -239,6 +237,112 @@ def defend(
     print(write_report(out, data))
 
 
+def defend_with(
+    source: Source,
+    out: Path,
+    chosen: DefenseOptions,
+    options: ScanOptions,
+    model: ModelOptions,
+    scan_run: Path | None,
+    flip: bool,
+    trial: TrialOptions,
+) -> None:
+    """`cgd defend --defense NAME`: another defence; a scan only where its clean images need one."""
+    defense = chosen.make()
+    if scan_run and not chosen.scans:
+        raise InputError("--scan is for --clean cgd, or for CGD's own defence")
+    if scan_run:
+        options = options.of_run(scan_run)
+    options.check()
+    data, device = source.load(model.size), source.device
+    victim = model.open(data)
+    opened = trial.open(victim, source.names, source.data)
+    settings = {**source.settings(data), **chosen.settings(defense), **model.settings()}
+    settings["flip"] = flip
+    if chosen.scans:
+        settings |= {**options.settings(), "scan": str(scan_run) if scan_run else None}
+    terms = Terms(source.seed, device, flip, chosen.epochs, victim.card.arch)
+    found = None
+    with runs.run_folder(out, "defend", settings):
+        if chosen.scans:
+            found = _found(source, out, options, data, victim, scan_run)
+        run = _planned(defense, victim, source, chosen, data, found, terms)
+        made, story = _defended(out, len(data), run)
+    before, after = opened.measure(victim, device), opened.measure(made, device)
+    truth = source.truth(data, found) if found else None
+    seconds = {**(found.seconds if found else {}), "defense": story["seconds"]}
+    record = {
+        **runs.evaluation_record(before, after, truth),
+        "samples": len(data),
+        "skipped": [asdict(entry) for entry in data.skipped],
+        **(runs.scan_record(data, found) if found else {}),
+        "defense": story,
+        "seconds": seconds,
+        "epochs_equivalent": (found.passes if found else 0.0) + story["passes"],
+    }
+    if found:
+        runs.write_scan(out, data, found)
+    write_json(out / "result.json", record)
+    print_skipped(data)
+    if found:
+        print_verdict(data, found)
+        print_parts(data, found)
+    print_before_after(before, after)
+    print(write_report(out, data))
+
+
+def _planned(
+    defense: Defense,
+    victim: Classifier,
+    source: Source,
+    chosen: DefenseOptions,
+    data: ImageData,
+    found: pipeline.Scan | None,
+    terms: Terms,
+) -> Callable[[], Defended]:
+    """Return what runs a defence, its clean images found already."""
+    if isinstance(defense, Scheme):
+        return partial(defense.cleanse, victim, data, terms)
+    assert isinstance(defense, Repair)
+    clean = chosen.clean_images(source, data, found)
+    return partial(defense.repair, victim, clean, terms)
+
+
+def _defended(
+    out: Path, samples: int, run: Callable[[], Defended]
+) -> tuple[Classifier, dict[str, Any]]:
+    """Run a defence, unless that was done before; tell how it went."""
+    path = out / runs.DEFENSE
+    if path.is_file() and (out / "model.safetensors").is_file():
+        return load_model(out), read_json(path)
+    start = time.perf_counter()
+    made = run()
+    save_model(out, made.model)
+    story = {
+        **made.told,
+        "passes": made.images / samples,
+        "seconds": time.perf_counter() - start,
+    }
+    write_json(path, story)
+    return made.model, story
+
+
+def _found(
+    source: Source,
+    out: Path,
+    options: ScanOptions,
+    data: ImageData,
+    victim: Classifier,
+    scan_run: Path | None,
+) -> pipeline.Scan:
+    """Reuse a scan, or make one."""
+    if not scan_run:
+        return _scanned(source, out, options, data, victim)
+    found = runs.read_scan(scan_run, data)
+    copy_file(scan_run / runs.GUIDE_LOGITS, out / runs.GUIDE_LOGITS)
+    return found
+
+
 def _scanned(
     source: Source, out: Path, options: ScanOptions, data: ImageData, own: Classifier | None
 ) -> pipeline.Scan:
@@ -256,7 +360,7 @@ def _scanned(
 
 
 def _repaired(
-    out: Path, samples: int, force: bool, unlearn: Callable[[], Repair]
+    out: Path, samples: int, force: bool, unlearn: Callable[[], Unlearned]
 ) -> tuple[Classifier, dict[str, Any]]:
     """Unlearn, unless that was done before; tell how it went."""
     path = out / "unlearning.json"
@@ -283,7 +387,7 @@ def evaluate(run: Path, trial: TrialOptions, names: Path | None, device: str) ->
     measured = trial.open(model, names).measure(model, pick_device(device))
     path = run / "result.json"
     record = read_json(path) if path.is_file() else runs.evaluation_record(None, None, None)
-    repaired = (run / "unlearning.json").is_file()
+    repaired = any((run / name).is_file() for name in ("unlearning.json", runs.DEFENSE))
     side = "after" if repaired else "before"
     told = {key: value for key, value in asdict(measured).items() if value is not None}
     record[side] = {**record[side], **told}

@@ -91,6 +91,12 @@ def true_labels(data: ImageData, manifest: Manifest) -> NDArray[np.int64]:
     return np.array([original.get(int(i), y) for i, y in zip(data.index, given, strict=True)])
 
 
+def honest_rows(data: ImageData, manifest: Manifest | None) -> NDArray[np.int64]:
+    """Return the rows that are neither poison nor cover, int64; all where nothing was attacked."""
+    changed = [] if manifest is None else manifest.poison + manifest.cover
+    return np.flatnonzero(~np.isin(data.index, changed))
+
+
 def ground_truth(data: ImageData, scan: Scan, manifest: Manifest) -> dict[str, Any]:
     """Compare a scan with what was really done: `guide_accuracy` (percent) and `separation`."""
     found = separation(scan.verdict.score, scan.split, manifest.poison_rows(data.index))

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import torch
 
-from cgd import attacks
+from cgd import attacks, defenses
 from cgd.attacks.backdoorbench import is_record, read_record
 from cgd.attacks.base import Family
 from cgd.attacks.importing import Imported, import_listed, import_record
@@ -16,14 +16,16 @@ from cgd.attacks.lists import read_labels, read_rows
 from cgd.attacks.manifest import IMPORTED
 from cgd.data import ImageData, load
 from cgd.data.loading import common_size
+from cgd.defenses.clean import CGD, read_clean
 from cgd.errors import InputError
-from cgd.evaluation import Evaluation, evaluate, ground_truth
+from cgd.evaluation import Evaluation, evaluate, ground_truth, honest_rows
 from cgd.files import content_hash, read_json
 from cgd.guides import Guide, open_guide
 from cgd.models import Classifier, ModelCard, load_checkpoint, load_model
 from cgd.pipeline import Scan, check_fit
 from cgd.presets import get_preset
 from cgd.progress import say
+from cgd.settings import changed
 from cgd.suspect import SUSPECTS, SuspectRecipe
 from cgd.training import pick_device
 
@@ -226,6 +228,74 @@ class ScanOptions:
         if own is None:
             raise InputError(f"--suspect {OWN} needs --model, a model trained on this data")
         return own
+
+
+@dataclass(frozen=True)
+class DefenseOptions:
+    """Options about another defence than CGD's.
+
+    Attributes:
+        name: of the defence.
+        clean: where a repair gets clean images: `cgd`, `cgd:5%`, `true:5%` or data.
+        parameters: KEY=VALUE pairs.
+        epochs: passes of a normal training.
+    """
+
+    name: str
+    clean: str | None
+    parameters: tuple[str, ...]
+    epochs: int
+
+    def make(self) -> defenses.Defense:
+        """Make the defence.
+
+        Raises:
+            InputError: no such defence or parameter, or no clean images where it needs them.
+        """
+        made = defenses.make_defense(self.name)
+        for pair in self.parameters:
+            key, _, text = pair.partition("=")
+            made = changed(made, key, text, f"--set {pair}")
+        if isinstance(made, defenses.Repair) and self.clean is None:
+            raise InputError(
+                f"--defense {self.name} needs --clean: cgd or cgd:5% (what a scan finds likely "
+                "clean), clean data, or true:5% where DATA is a run folder of `cgd attack`"
+            )
+        if self.clean is not None and not isinstance(made, defenses.Repair):
+            raise InputError(f"--defense {self.name} takes the poisoned DATA and no --clean")
+        return made
+
+    @property
+    def scans(self) -> bool:
+        """Whether the clean images come from a scan."""
+        part = read_clean(self.clean or "")
+        return part is not None and part.part == CGD
+
+    def settings(self, made: defenses.Defense) -> dict[str, Any]:
+        """Return the options as they are written to `config.json`."""
+        parameters = made.parameters()
+        more = {"clean": self.clean, "epochs": self.epochs}
+        return {"defense": self.name, "parameters": parameters, **more}
+
+    def clean_images(self, source: Source, data: ImageData, found: Scan | None) -> ImageData:
+        """Return what a repair takes as clean.
+
+        Raises:
+            InputError: there is no such data, or nobody knows what is really clean.
+        """
+        part = read_clean(self.clean or "")
+        if part is None:
+            return load_named(self.clean or "", data.size, source.names)
+        if found is not None:
+            rows = found.split.clean
+        elif _is_attack_run(Path(source.data)):
+            rows = honest_rows(data, attacks.read_manifest(Path(source.data)))
+        else:
+            raise InputError(
+                f"--clean {self.clean}: what is really clean is known only of a run folder of "
+                "`cgd attack`; use --clean cgd, or name clean data"
+            )
+        return data.subset(part.draw(rows, len(data), source.seed))
 
 
 @dataclass(frozen=True)

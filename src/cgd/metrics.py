@@ -78,6 +78,28 @@ def defense_effectiveness(
     return (gain - loss + 1) / 2
 
 
+def tpr_at_fpr(score: NDArray[np.float64], positive: NDArray[np.bool_], fpr: float) -> float:
+    """Share of the positives above the lowest threshold that at most `fpr` of the rest exceed.
+
+    Args:
+        score: float64 [n], higher = more likely positive; equal scores stand or fall together.
+        positive: bool [n], with both kinds in it.
+        fpr: false positive rate that is allowed, in [0, 1].
+
+    Returns:
+        True positive rate, in [0, 1].
+
+    >>> tpr_at_fpr(np.array([4.0, 3.0, 2.0, 1.0]), np.array([True, False, True, False]), 0.0)
+    0.5
+    """
+    order = np.argsort(-score, kind="stable")
+    found, ranked = positive[order], score[order]
+    ends = np.flatnonzero(np.r_[ranked[1:] != ranked[:-1], True])
+    right, wrong = np.cumsum(found)[ends], np.cumsum(~found)[ends]
+    allowed = wrong / (~positive).sum() <= fpr
+    return float(np.max(right[allowed], initial=0) / positive.sum())
+
+
 def separation(score: NDArray[np.float64], split: Split, poison: Labels) -> Separation | None:
     """Compare a poison score and a split with the ground truth.
 

@@ -24,6 +24,8 @@ from cgd.verdict import Verdict
 
 ROWS_PER_GROUP = 65536
 GUIDE_LOGITS = "guide.safetensors"
+DEFENSE = "defense.json"
+"""Tells how another defence than CGD's went."""
 
 
 @contextmanager
@@ -139,7 +141,7 @@ def read_scan(folder: Path, data: ImageData) -> Scan:
     part = np.asarray(table["part"].to_pylist())
     rows = [np.flatnonzero(part == name) for name in ("clean", "triggered", "unused")]
     result = read_json(folder / "result.json")
-    unlearning = result.get("unlearning", {}).get("passes", 0.0)
+    repaired = result.get("unlearning") or result.get("defense") or {}
     stored = read_tensors(folder / GUIDE_LOGITS)["logits"]
     told = result["verdict"]
     return Scan(
@@ -150,7 +152,7 @@ def read_scan(folder: Path, data: ImageData) -> Scan:
         split=Split(*rows),
         guide_logits=stored * (config["scale"] / GUIDE_SCALE),
         seconds={stage: result["seconds"][stage] for stage in ("guide", "suspect")},
-        passes=result["epochs_equivalent"] - unlearning,
+        passes=result["epochs_equivalent"] - repaired.get("passes", 0.0),
         fingerprint=data.fingerprint,
     )
 

@@ -8,6 +8,7 @@ from rich.table import Table
 from cgd import attacks
 from cgd.attacks import Manifest
 from cgd.data import ImageData
+from cgd.defenses import DEFENSES
 from cgd.evaluation import Evaluation
 from cgd.pipeline import Scan
 from cgd.progress import say
@@ -29,6 +30,18 @@ def print_attacks() -> None:
         table.add_row(name, kind.family, kind.source, kind.needs, parameters)
     Console().print(table)
     print("`cgd attack import` takes data that others have poisoned; see cgd attack --help")
+
+
+def print_defenses() -> None:
+    """Print the defences as a table, our own first."""
+    table = Table(show_lines=True)
+    for title in ("name", "kind", "source", "needs", "parameters"):
+        table.add_column(title, no_wrap=title in ("name", "kind"), overflow="fold")
+    table.add_row("cgd", "repair", "arXiv 2507.05113", "a backdoored model, the poisoned data", "")
+    for name, kind in sorted(DEFENSES.items()):
+        parameters = ", ".join(f"{key}={value!r}" for key, value in kind().parameters().items())
+        table.add_row(name, kind.kind, kind.source, kind.needs, parameters)
+    Console().print(table)
 
 
 def print_poisoned(out: Path, data: ImageData, manifest: Manifest) -> None:

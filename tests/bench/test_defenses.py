@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from cgd.bench.defenses import read_defense
+from cgd.defenses import make_defense
+from cgd.defenses.clean import Clean
 from cgd.entropy import EntropyMap
 from cgd.errors import InputError
 from cgd.presets import PRESETS
@@ -68,5 +70,29 @@ def test_the_suspect_is_a_recipe_or_the_victim() -> None:
     ],
 )
 def test_what_there_is_not_is_named(entry: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_defense(entry)
+
+
+def test_a_repair_says_what_it_takes_as_clean() -> None:
+    entry = "anp clean=cgd:5% steps=500 eps=0.1"
+    made = read_defense(entry)
+    assert (made.title, made.scans, made.clean) == (entry, True, Clean("cgd", 0.05))
+    assert made.other == make_defense("anp", steps=500, eps=0.1)
+    assert not read_defense("anp clean=true:5%").scans
+    assert read_defense("default").scans
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("anp", "needs clean="),
+        ("anp clean=photos", "needs clean="),
+        ("anp clean=cgd magic=1", "there is no setting 'magic'"),
+        ("anp clean=cgd steps=many", "is not of type int"),
+        ("anp clean=cgd:0%", "share"),
+    ],
+)
+def test_other_defenses_that_cannot_be_are_refused(entry: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_defense(entry)

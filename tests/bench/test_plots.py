@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from cgd.bench.plots import Plot, draw
+from cgd.errors import InputError
 
 
 def cell(**values: Any) -> dict[str, Any]:
@@ -40,3 +41,21 @@ def test_the_same_cells_give_the_same_picture(tmp_path: Path, logarithmic: bool)
 
 def test_no_cells_make_an_empty_picture(tmp_path: Path) -> None:
     assert "<svg" in draw(PLOT, [], tmp_path).read_text()
+
+
+def test_a_point_is_a_defense_at_the_means_over_its_cells(tmp_path: Path) -> None:
+    cells = [
+        cell(der=0.9, passes=10.0),
+        cell(der=0.7, passes=20.0, attack="once"),
+        cell(der=None, passes=90.0, attack="none"),
+        cell(der=0.5, passes=0.0, defense="clp"),
+        cell(der=None, passes=12.0, defense="none"),
+    ]
+    plot = Plot("cost.svg", "passes", ("der",), logarithmic=True, a_point_a="defense")
+    points = plot.points(cells, "der")
+    assert points["default"] == pytest.approx((15.0, 0.8))
+    assert points["clp"] == (0.0, 0.5)
+    assert len(points) == 2
+    assert "<!-- clp -->" in draw(plot, cells, tmp_path).read_text()
+    with pytest.raises(InputError, match="a_point_a"):
+        Plot("cost.svg", "passes", ("der",), a_point_a="guide")

@@ -425,3 +425,52 @@ def test_cells_are_named_by_all_that_tells_them_apart() -> None:
         )),
     ]  # fmt: skip
     assert len({cell.file_name(GRID) for cell in wanted}) == len(wanted)
+
+
+def test_other_defenses_share_the_scan_and_do_without_where_they_can(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brief = "ft steps=2 batch=16"
+    free, shared, drawn = (f"{brief} clean={part}" for part in ("true:20%", "cgd", "cgd:20%"))
+    grid = replace(GRID, defenses=(free,))
+    cells = run(world, grid, tmp_path)
+    assert not list(tmp_path.glob("work/*stand-in*"))
+    alone = cell_of(cells, "badnets", free)
+    assert (alone["guide"], alone["passes"]) == ("none", pytest.approx(32 / 100))
+    assert alone["seconds"] == alone["seconds_defense"]
+    assert "auroc" not in alone
+
+    scanned = []
+    logits = pipeline.suspect_logits
+
+    def spy(*rest: Any, **options: Any) -> torch.Tensor:
+        scanned.append(options["seed"])
+        return logits(*rest, **options)
+
+    monkeypatch.setattr(pipeline, "suspect_logits", spy)
+    cells = run(world, replace(grid, defenses=("default", shared, drawn, free)), tmp_path)
+    assert len(scanned) == 2  # one a scene
+    first = cell_of(cells, "badnets", "default")
+    for name in (shared, drawn):
+        other = cell_of(cells, "badnets", name)
+        assert other["auroc"] == first["auroc"]
+        assert other["guide"] == "stand-in"
+        assert other["seconds"] > other["seconds_suspect"] == first["seconds_suspect"]
+        suspect = PRESETS["default"].suspect
+        assert other["passes"] == pytest.approx(suspect.passes(100) + 32 / 100)
+    before = cell_of(cells, "badnets", "none")
+    lost = max(0.0, before["ca"] - alone["ca"]) / 100
+    gained = max(0.0, before["asr"] - alone["asr"]) / 100
+    assert alone["der"] == pytest.approx((gained - lost + 1) / 2)
+    assert cell_of(cells, "none", free)["der"] is None
+    assert "| DER |" in render(cells)
+
+
+def test_a_defense_without_a_scan_has_one_cell_for_all_guides() -> None:
+    grid = replace(GRID, guides=("a", "b"), defenses=("ft clean=true:5%", "ft clean=cgd"))
+    guides = [(cell.defense, cell.guide) for cell in cells_of(grid, SCENES[1])[1:]]
+    assert guides == [
+        ("ft clean=true:5%", "none"),
+        ("ft clean=cgd", "a"),
+        ("ft clean=cgd", "b"),
+    ]

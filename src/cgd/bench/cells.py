@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from cgd import pipeline
+from cgd import defenses, pipeline
 from cgd.attacks import Attack
 from cgd.attacks.stealth import stealth
-from cgd.bench.defenses import read_defense
+from cgd.bench.defenses import Defense, read_defense
 from cgd.bench.lab import Lab, Trial
 from cgd.bench.scenes import NONE, Scene
 from cgd.bench.suite import Grid
 from cgd.data import ImageData
-from cgd.evaluation import Evaluation, evaluate, ground_truth
+from cgd.defenses import Terms
+from cgd.evaluation import Evaluation, effectiveness, evaluate, ground_truth, honest_rows
 from cgd.files import copy_file, slug
 from cgd.models import Classifier
 from cgd.verdict import Verdict
@@ -28,7 +29,7 @@ JUDGED = "suspect.safetensors"
 
 @dataclass(frozen=True)
 class Wanted:
-    """Names a cell: a scene, a guide and a defence; both `none` where undefended."""
+    """Names a cell: a scene, a defence, and the guide that it asks; `none` where there is none."""
 
     scene: Scene
     guide: str = NONE
@@ -41,8 +42,12 @@ class Wanted:
 
 def cells_of(grid: Grid, scene: Scene) -> list[Wanted]:
     """The cells of a scene, the undefended one first."""
-    defended = [Wanted(scene, guide, name) for guide in grid.guides for name in grid.defenses]
-    return [Wanted(scene), *defended]
+    defended = [
+        Wanted(scene, guide if read_defense(name).scans else NONE, name)
+        for guide in grid.guides
+        for name in grid.defenses
+    ]
+    return [Wanted(scene), *dict.fromkeys(defended)]
 
 
 def describe(lab: Lab, wanted: Wanted, protocol: str) -> Cell:
@@ -68,25 +73,46 @@ def describe(lab: Lab, wanted: Wanted, protocol: str) -> Cell:
 def measure(lab: Lab, wanted: Wanted, trial: Trial) -> Cell:
     """Make a cell: train, scan and repair what is needed, and measure."""
     victim, victim_seconds = lab.victim(trial)
+    before = _known(lab, victim, trial, "victim")
     cell: Cell = {"label_noise": _noise(lab, trial), **_clean(lab, trial)}
     if wanted.defense == NONE:
-        measured = _evaluated(lab, victim, trial)
-        cell |= {**asdict(measured), "seconds": victim_seconds, "passes": float(lab.grid.epochs)}
+        cell |= {**asdict(before), "seconds": victim_seconds, "passes": float(lab.grid.epochs)}
         return {**cell, **_stealth(trial)}
-    return {**cell, **_defended(lab, wanted, trial, victim)}
-
-
-def _defended(lab: Lab, wanted: Wanted, trial: Trial, victim: Classifier) -> Cell:
-    scene, data = trial.scene, trial.data
-    guide, _ = lab.guide(wanted.guide)
     defense = read_defense(wanted.defense)
+    scan = _scanned(lab, wanted, trial, victim, defense) if defense.scans else None
+    start = time.perf_counter()
+    if defense.other is None and scan:
+        repaired, images = _unlearned(lab, trial, victim, defense, scan)
+        stage = "unlearning"
+    else:
+        repaired, images = _otherwise(lab, trial, victim, defense, scan)
+        stage = "defense"
+    stages = {**(scan.seconds if scan else {}), stage: time.perf_counter() - start}
+    after = _evaluated(lab, repaired, trial)
+    return {
+        **cell,
+        **asdict(after),
+        "der": effectiveness(before, after),
+        **{f"seconds_{stage}": seconds for stage, seconds in stages.items()},
+        "seconds": sum(stages.values()),
+        "passes": (scan.passes if scan else 0.0) + images / len(trial.data),
+        **(_separation(trial, scan) if scan else {}),
+    }
+
+
+def _scanned(
+    lab: Lab, wanted: Wanted, trial: Trial, victim: Classifier, defense: Defense
+) -> pipeline.Scan:
+    """Scan the data; defences with the same guide and suspect share what these say."""
+    scene = trial.scene
+    guide, _ = lab.guide(wanted.guide)
     suspect = "victim" if defense.own_suspect else defense.preset.suspect
     folder = lab.work / slug(lab.grid.dataset, scene.key, wanted.guide, suspect)
     shared = lab.work / slug(lab.grid.dataset, scene.key, suspect) / JUDGED
     if shared.is_file() and not (folder / JUDGED).is_file():  # whatever the guide, it is the same
         copy_file(shared, folder / JUDGED)
     scan = pipeline.scan(
-        data,
+        trial.data,
         guide,
         preset=defense.preset,
         suspect=victim if defense.own_suspect else None,
@@ -97,26 +123,46 @@ def _defended(lab: Lab, wanted: Wanted, trial: Trial, victim: Classifier) -> Cel
     )
     if not shared.is_file():
         copy_file(folder / JUDGED, shared)
-    start = time.perf_counter()
+    return scan
+
+
+def _unlearned(
+    lab: Lab, trial: Trial, victim: Classifier, defense: Defense, scan: pipeline.Scan
+) -> tuple[Classifier, int]:
     repair = pipeline.repair(
         victim,
-        data,
+        trial.data,
         scan,
         preset=defense.preset,
         recipe=replace(defense.preset.unlearning, flip=lab.grid.flip),
-        seed=scene.seed,
+        seed=trial.scene.seed,
         device=lab.device,
     )
-    stages = {**scan.seconds, "unlearning": time.perf_counter() - start}
-    truth = ground_truth(data, scan, trial.manifest)["separation"] if trial.manifest else None
-    return {
-        **asdict(_evaluated(lab, repair.model, trial)),
-        **(truth or {}),
-        **{f"seconds_{stage}": seconds for stage, seconds in stages.items()},
-        "seconds": sum(stages.values()),
-        "passes": scan.passes + repair.images / len(data),
-        **_verdict(scan.verdict, trial),
-    }
+    return repair.model, repair.images
+
+
+def _otherwise(
+    lab: Lab, trial: Trial, victim: Classifier, defense: Defense, scan: pipeline.Scan | None
+) -> tuple[Classifier, int]:
+    """Run another defence: a repair on the images it takes as clean, a scheme on the data."""
+    scene, data, grid = trial.scene, trial.data, lab.grid
+    terms = Terms(scene.seed, lab.device, grid.flip, grid.epochs, scene.model)
+    if isinstance(defense.other, defenses.Scheme):
+        done = defense.other.cleanse(victim, data, terms)
+    else:
+        assert isinstance(defense.other, defenses.Repair)
+        assert defense.clean is not None
+        rows = scan.split.clean if scan else honest_rows(data, trial.manifest)
+        clean = data.subset(defense.clean.draw(rows, len(data), scene.seed))
+        done = defense.other.repair(victim, clean, terms)
+    return done.model, done.images
+
+
+def _separation(trial: Trial, scan: pipeline.Scan) -> Cell:
+    truth = None
+    if trial.manifest:
+        truth = ground_truth(trial.data, scan, trial.manifest)["separation"]
+    return {**(truth or {}), **_verdict(scan.verdict, trial)}
 
 
 def _verdict(verdict: Verdict, trial: Trial) -> Cell:
@@ -139,8 +185,16 @@ def _clean(lab: Lab, trial: Trial) -> Cell:
     """What a cleanly trained model of the same seed does with the same triggered images."""
     if trial.attack is None:
         return {"ca_clean": None, "asr_floor": None, "ra_ceiling": None}
-    found = _evaluated(lab, lab.clean_model(trial.scene, trial.clean), trial)
+    found = _known(lab, lab.clean_model(trial.scene, trial.clean), trial, "clean")
     return {"ca_clean": found.ca, "asr_floor": found.asr, "ra_ceiling": found.ra}
+
+
+def _known(lab: Lab, model: Classifier, trial: Trial, name: str) -> Evaluation:
+    """Measure a model that all cells of a scene ask about, once."""
+    key = f"{trial.scene.key} {name}"
+    if key not in lab.measured:
+        lab.measured[key] = _evaluated(lab, model, trial)
+    return lab.measured[key]
 
 
 def _evaluated(lab: Lab, model: Classifier, trial: Trial) -> Evaluation:

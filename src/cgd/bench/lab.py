@@ -15,6 +15,7 @@ from cgd.bench.suite import STAND_IN, Grid
 from cgd.data import ImageData, load
 from cgd.data.dataset import content_keys
 from cgd.errors import InputError
+from cgd.evaluation import Evaluation
 from cgd.files import read_json, slug, write_json
 from cgd.guides import Guide, open_guide
 from cgd.metrics import accuracy
@@ -55,6 +56,7 @@ class Lab:
         folder: of the data sets.
         work: receives trained models.
         device: where to compute.
+        measured: what is known of models that several cells ask about.
     """
 
     grid: Grid
@@ -62,6 +64,7 @@ class Lab:
     work: Path
     device: torch.device
     _guides: dict[str, tuple[Guide, float]] = field(default_factory=dict)
+    measured: dict[str, Evaluation] = field(default_factory=dict)
 
     @cached_property
     def _whole(self) -> ImageData:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cgd.errors import InputError
 from cgd.files import atomic
 
 Cell = dict[str, Any]
@@ -12,6 +13,9 @@ TITLES = {
     "asr": "attack success rate, %",
     "ca": "clean accuracy, %",
     "ra": "robust accuracy, %",
+    "der": "defence effectiveness rating",
+    "passes": "passes over the data with gradients",
+    "seconds": "seconds",
     "auroc": "AUROC of the separation",
     "average_precision": "average precision of the separation",
     "guide_accuracy": "accuracy of the guide, %",
@@ -22,7 +26,7 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture: numbers of the cells against another one, a line an attack.
+    """A picture: numbers of the cells against another one, a line an attack or a point a defence.
 
     Attributes:
         file: name of the SVG.
@@ -33,6 +37,9 @@ class Plot:
             seeds, is averaged where `x` is the same.
         logarithmic: the horizontal axis.
         least: points that an attack needs to get a line.
+        a_point_a: `defense` for a point a defence, at the means over all its cells in which the
+            number on the vertical axis is known; the undefended ones are left out, and `defense`
+            is not asked for.
     """
 
     file: str
@@ -42,6 +49,23 @@ class Plot:
     dataset: str = ""
     logarithmic: bool = False
     least: int = 2
+    a_point_a: str = ""
+
+    def __post_init__(self) -> None:
+        if self.a_point_a not in ("", "defense"):
+            raise InputError(f"a_point_a must be 'defense', not {self.a_point_a!r}")
+
+    def points(self, cells: Sequence[Cell], y: str) -> dict[str, tuple[float, float]]:
+        """Defence -> (mean of x, mean of y)."""
+        found: dict[str, list[tuple[float, float]]] = {}
+        for cell in cells:
+            known = None not in (cell.get(self.x), cell.get(y))
+            if known and cell["defense"] != "none" and self.dataset in ("", cell["dataset"]):
+                found.setdefault(cell["defense"], []).append((cell[self.x], cell[y]))
+        return {
+            name: (sum(x for x, _ in at) / len(at), sum(y for _, y in at) / len(at))
+            for name, at in sorted(found.items())
+        }
 
     def lines(self, cells: Sequence[Cell], y: str) -> dict[str, list[tuple[float, float]]]:
         """Attack -> points (x, mean of y over the seeds), for attacks with enough of them."""
@@ -74,14 +98,11 @@ def draw(plot: Plot, cells: Sequence[Cell], folder: Path) -> Path:
         1, len(plot.y), figsize=(width, 3.8), layout="constrained", squeeze=False
     )
     for axes, y in zip(panels[0], plot.y, strict=True):
-        for attack, points in plot.lines(cells, y).items():
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=attack)
+        if plot.a_point_a:
+            _draw_points(plot, cells, y, axes)
+        else:
+            _draw_lines(plot, cells, y, axes)
         axes.set(xlabel=TITLES.get(plot.x, plot.x), ylabel=TITLES.get(y, y))
-        if plot.logarithmic:
-            ticks = sorted({x for points in plot.lines(cells, y).values() for x, _ in points})
-            axes.set_xscale("log")
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            axes.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
@@ -90,3 +111,22 @@ def draw(plot: Plot, cells: Sequence[Cell], folder: Path) -> Path:
         figure.savefig(temporary, format="svg", metadata={"Date": None})
     plt.close(figure)
     return path
+
+
+def _draw_lines(plot: Plot, cells: Sequence[Cell], y: str, axes: Any) -> None:
+    lines = plot.lines(cells, y)
+    for attack, points in lines.items():
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=attack)
+    if plot.logarithmic:
+        ticks = sorted({x for points in lines.values() for x, _ in points})
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+
+
+def _draw_points(plot: Plot, cells: Sequence[Cell], y: str, axes: Any) -> None:
+    for name, place in plot.points(cells, y).items():
+        axes.plot(*place, marker="o", markersize=5, color="C0")
+        axes.annotate(name, place, xytext=(5, 3), textcoords="offset points", fontsize=8)
+    if plot.logarithmic:  # some defences cost nothing
+        axes.set_xscale("symlog", linthresh=1)

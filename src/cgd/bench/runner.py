@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from cgd.bench.cells import Cell, Wanted, cells_of, describe, measure
+from cgd.bench.defenses import read_defense
 from cgd.bench.lab import Lab
 from cgd.bench.scenes import NONE
 from cgd.bench.suite import Grid, Suite
@@ -93,7 +94,7 @@ def run_suite(
                 work = benign if scene.attack == NONE else attacked
                 work.append(partial(_scene, place, number, missing))
                 count += len(missing)
-        if grid.defenses and count > before:
+        if any(read_defense(entry).scans for entry in grid.defenses) and count > before:
             guides += [partial(_guide, place, number, guide) for guide in grid.guides]
     stages = [guides, benign, attacked]
     if jobs > 1:

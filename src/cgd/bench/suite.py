@@ -38,8 +38,8 @@ class Grid:
             `blended alpha=0.1`, and what else `cgd.bench.scenes.read_scene` knows; `none` is the
             benign case, which is always there.
         rates: poisoned shares.
-        defenses: `NAME` of a preset, then settings as in `default unlearning.a=0`; the undefended
-            row is always there.
+        defenses: `NAME` of a preset, then settings as in `default unlearning.a=0`; or of another
+            defence, as in `anp clean=cgd:5% steps=100`; the undefended row is always there.
         seeds: each draws poison, weights and order anew.
         size: height and width of the images in pixels; 0 for the size that they share.
         flip: mirror images in training.

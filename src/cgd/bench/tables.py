@@ -36,6 +36,7 @@ NUMBERS = (
     "ca_clean",
     "asr_floor",
     "ra_ceiling",
+    "der",
     "auroc",
     "average_precision",
     "triggered_precision",
@@ -46,6 +47,7 @@ NUMBERS = (
     "seconds_guide",
     "seconds_suspect",
     "seconds_unlearning",
+    "seconds_defense",
     "seconds_poison",
     "psnr",
     "ssim",
@@ -92,6 +94,7 @@ COLUMNS = (
     _Column("floor", "asr_floor"),
     _Column("RA", "ra"),
     _Column("ceiling", "ra_ceiling"),
+    _Column("DER", "der", 3),
     _Column("AUROC", "auroc", 3),
     _Column("AP", "average_precision", 3),
     _Column("passes", "passes"),
@@ -133,7 +136,9 @@ def table(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
     ]
     if not defended:
         shown = [(title, place) for title, place in shown if title != "defence"]
-    columns = COLUMNS if defended else ATTACK_COLUMNS
+    columns: tuple[_Column, ...] = COLUMNS if defended else ATTACK_COLUMNS
+    if not any(cell.get("der") is not None for cell in cells):
+        columns = tuple(column for column in columns if column.name != "der")
     head = [*(title for title, _ in shown), "seeds", *(column.title for column in columns)]
     rows = []
     for key in sorted(groups, key=_order):

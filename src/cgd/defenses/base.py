@@ -64,11 +64,15 @@ class Defense(ABC):
 
     Attributes:
         name: what the registry and the command call it.
+        kind: `repair` or `scheme`.
         source: the paper.
+        needs: what it must be given.
     """
 
     name: ClassVar[str]
+    kind: ClassVar[str]
     source: ClassVar[str]
+    needs: ClassVar[str]
 
     def parameters(self) -> dict[str, Any]:
         """Parameter names and values."""
@@ -77,6 +81,9 @@ class Defense(ABC):
 
 class Repair(Defense):
     """A defence that needs clean images."""
+
+    kind = "repair"
+    needs = "a backdoored model, clean images"
 
     @abstractmethod
     def repair(self, model: Classifier, clean: ImageData, terms: Terms) -> Defended:
@@ -91,6 +98,9 @@ class Repair(Defense):
 
 class Scheme(Defense):
     """A defence that takes the poisoned data."""
+
+    kind = "scheme"
+    needs = "the poisoned data"
 
     @abstractmethod
     def cleanse(self, model: Classifier, data: ImageData, terms: Terms) -> Defended:

@@ -8,5 +8,14 @@ from cgd.models.classifier import (
     load_model,
     save_model,
 )
+from cgd.models.nets import Stamped
 
-__all__ = ["Classifier", "ModelCard", "build", "load_checkpoint", "load_model", "save_model"]
+__all__ = [
+    "Classifier",
+    "ModelCard",
+    "Stamped",
+    "build",
+    "load_checkpoint",
+    "load_model",
+    "save_model",
+]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cgd.errors import InputError
 from cgd.files import read_json, read_tensors, write_json, write_tensors
-from cgd.models.nets import PreActResNet18, SmallResNet
+from cgd.models.nets import PreActResNet18, SmallResNet, Stamped
 from cgd.text import first_line
 
 OWN: dict[str, Callable[[int], nn.Module]] = {
@@ -20,13 +20,16 @@ OWN: dict[str, Callable[[int], nn.Module]] = {
     "preactresnet18": PreActResNet18,
 }
 
+STAMPED = "stamped:"
+
 
 @dataclass(frozen=True)
 class ModelCard:
     """How a classifier is built and fed.
 
     Attributes:
-        arch: `tiny_resnet`, `small_resnet`, `preactresnet18`, `torchvision:NAME` or `timm:NAME`.
+        arch: `tiny_resnet`, `small_resnet`, `preactresnet18`, `torchvision:NAME` or `timm:NAME`;
+            `stamped:` before it for a network in a `Stamped`.
         classes: class names, in the order of the outputs.
         size: height and width of the input, in pixels.
         mean: per-channel mean subtracted from RGB values in [0, 1].
@@ -58,7 +61,11 @@ class Classifier(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(card.std).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.net((images.float() - self.mean) / self.std)  # type: ignore[no-any-return]
+        return self.net(self.normalised(images))  # type: ignore[no-any-return]
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Turn values in 0..255 into what `net` takes, float [n, 3, size, size]."""
+        return (images.float() - self.mean) / self.std
 
 
 def build(card: ModelCard, *, seed: int = 0) -> Classifier:
@@ -96,6 +103,8 @@ def _try_out(model: Classifier) -> None:
 
 
 def _network(arch: str, classes: int) -> nn.Module:
+    if arch.startswith(STAMPED):
+        return Stamped(_network(arch.removeprefix(STAMPED), classes))
     room, _, name = arch.rpartition(":")
     net: nn.Module
     try:

@@ -15,6 +15,7 @@ from cgd.report import numbers
 from cgd.report.entropy_plot import entropy_plot
 from cgd.report.pictures import thumbnail
 from cgd.report.reading import PARTS, Result, Scores, read_config, read_result, read_scores
+from cgd.report.repair import write_repair_report
 from cgd.text import plain
 
 MOST_CLASSES = 100
@@ -64,6 +65,8 @@ def write_report(run: Path, data: ImageData | None = None) -> Path:
     Raises:
         InputError: a file of the run is missing or malformed, or `data` is other data.
     """
+    if not (run / "scores.parquet").is_file() and (run / "defense.json").is_file():
+        return write_repair_report(run)
     config, result = read_config(run / "config.json"), read_result(run / "result.json")
     classes = config["classes"]
     scores = read_scores(run / "scores.parquet", len(classes))

@@ -1,0 +1,64 @@
+"""D-BR: the victim unlearns the most sensitive samples and learns the least sensitive again."""
+
+import copy
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from cgd.data.dataset import ImageData
+from cgd.defenses.base import Defended, Terms, register
+from cgd.defenses.cleansing import Detector
+from cgd.defenses.features import Floats
+from cgd.defenses.scratch import augmented, fit, rows_at_ends
+from cgd.defenses.sensitivity import sensitivity_scores
+from cgd.models import Classifier
+from cgd.training import Recipe, autocast, place
+
+
+@register
+@dataclass(frozen=True)
+class BackdoorRemoval(Detector):
+    """Backdoor removal after distinguishing samples by their sensitivity to transformations.
+
+    Attributes:
+        clean: share of the samples, the least sensitive, that is learned again.
+        poison: share of the samples, the most sensitive, that is unlearned.
+        epochs: of a training of 100; each unlearns, then learns.
+        lr: learning rate of both; ours.
+    """
+
+    name = "d-br"
+    source = "arXiv 2208.02912"
+
+    clean: float = 0.2
+    poison: float = 0.05
+    epochs: float = 20
+    lr: float = 1e-3
+
+    def scores(self, model: Classifier, data: ImageData, terms: Terms) -> Floats:
+        return sensitivity_scores(data, terms)[0]
+
+    def cleanse(self, model: Classifier, data: ImageData, terms: Terms) -> Defended:
+        scores, images = sensitivity_scores(data, terms)
+        clean, poison = rows_at_ends(scores, self.clean, self.poison)
+        repaired = copy.deepcopy(model)
+        place(repaired, terms.device)
+        labels = data.labels.to(terms.device)
+
+        def learn(batch: Tensor, rows: Tensor, generator: Generator) -> Tensor:
+            with autocast(terms.device):
+                logits = repaired(augmented(batch, generator, terms)).float()
+            return F.cross_entropy(logits, labels[rows.to(terms.device)])
+
+        def unlearn(batch: Tensor, rows: Tensor, generator: Generator) -> Tensor:
+            return -learn(batch, rows, generator)
+
+        once = Recipe(epochs=1, lr=self.lr, schedule="constant")
+        for epoch in range(terms.scaled(self.epochs)):
+            for number, (rows, loss) in enumerate(((poison, unlearn), (clean, learn))):
+                stage = 100 + 2 * epoch + number
+                images += fit(
+                    repaired, data.images, rows, loss, once, terms, stage=stage, label="d-br"
+                )
+        return Defended(repaired, images, {"unlearned": len(poison), "learned": len(clean)})

@@ -1,0 +1,89 @@
+"""EP: channels whose activations on poisoned data fall into two heaps are silenced."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cgd.data.dataset import ImageData
+from cgd.defenses.base import Defended, Scheme, Terms, register
+from cgd.defenses.pruning import batch_norms, silence
+from cgd.models import Classifier
+from cgd.training import predict, seeded
+
+
+@register
+@dataclass(frozen=True)
+class EntropyPruning(Scheme):
+    """Entropy-based pruning of pre-activation distributions.
+
+    Attributes:
+        u: a channel is silenced when its entropy is so many standard deviations below the mean of
+            its layer.
+        images: so many of the poisoned images are looked at.
+    """
+
+    name = "ep"
+    source = "NeurIPS 2022, Zheng et al., Pre-activation Distributions Expose Backdoor Neurons"
+
+    u: float = 3.0
+    images: int = 256
+
+    def cleanse(self, model: Classifier, data: ImageData, terms: Terms) -> Defended:
+        pruned = copy.deepcopy(model)
+        layers = batch_norms(pruned)
+        rows = torch.randperm(len(data), generator=seeded(terms.seed))[: self.images]
+        with channel_peaks(layers) as peaks:
+            predict(pruned, data.images[rows], device=terms.device)
+        silenced = 0
+        for layer, seen in zip(layers, peaks, strict=True):
+            entropy = histogram_entropy(torch.cat(seen).T)
+            low = entropy < entropy.mean() - self.u * entropy.std()
+            silenced += silence(layer, low.to(layer.weight.device))
+        return Defended(pruned.eval(), 0, {"silenced_channels": silenced})
+
+
+@contextmanager
+def channel_peaks(layers: list[nn.BatchNorm2d]) -> Iterator[list[list[Tensor]]]:
+    """Collect, for each layer, the largest input of each channel: float [n, channels] a pass."""
+    peaks: list[list[Tensor]] = [[] for _ in layers]
+
+    def note(seen: list[Tensor]) -> Any:
+        return lambda _, inputs: seen.append(inputs[0].float().amax((2, 3)).cpu())
+
+    hooks = [
+        layer.register_forward_pre_hook(note(seen))
+        for layer, seen in zip(layers, peaks, strict=True)
+    ]
+    try:
+        yield peaks
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def histogram_entropy(values: Tensor, width: float = 0.01) -> Tensor:
+    """Entropy of each row, brought to mean 0 and variance 1, over bins of a common width.
+
+    Args:
+        values: float [rows, n].
+        width: of a bin, in standard deviations.
+
+    Returns:
+        float64 [rows], in nats.
+
+    >>> histogram_entropy(torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 2.0, 3.0]])).tolist()
+    [0.6931471805599453, 1.3862943611198906]
+    """
+    scaled = values - values.mean(1, keepdim=True)
+    scaled = scaled / values.std(1, keepdim=True).clamp(min=1e-12)
+    entropies = []
+    for row in (scaled / width).floor():
+        _, counts = row.unique(return_counts=True)
+        share = counts.double() / len(row)
+        entropies.append(-(share * share.log()).sum())
+    return torch.stack(entropies)

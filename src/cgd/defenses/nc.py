@@ -1,0 +1,172 @@
+"""NC: a class that a very small pattern calls up has a backdoor; the pattern is unlearned."""
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cgd.data.dataset import ImageData
+from cgd.defenses.base import Defended, Repair, Terms, register
+from cgd.defenses.tuning import check_clean, cross_entropy_of, fine_tune, tune
+from cgd.models import Classifier
+from cgd.training import autocast, place, seeded
+
+CONSISTENT = 1.4826
+"""Makes the median absolute deviation that of a standard deviation, for normal numbers."""
+
+
+@register
+@dataclass(frozen=True)
+class NeuralCleanse(Repair):
+    """Neural Cleanse.
+
+    For each class, the smallest mask and pattern that turn clean images to it are searched. Classes
+    whose mask is smaller than the median by more than `limit` median absolute deviations have a
+    backdoor; the model then learns the true labels of clean images, a fifth of which carry the
+    pattern. Where there is no such class, the model is left as it is. Published: 80 epochs a class,
+    then 100 of unlearning; the weight of the mask's size doubles or halves as the pattern works or
+    fails `patience` times in a row, and here it does so with every batch looked at alone.
+
+    Attributes:
+        search_steps: steps a class.
+        search_lr: learning rate of Adam for mask and pattern.
+        success: share of a batch that a working pattern turns.
+        weight: first weight of the mask's size.
+        factor: by which that weight grows and falls.
+        patience: so many batches in a row change it.
+        limit: median absolute deviations below the median.
+        steps: steps of unlearning.
+        batch: images a step.
+        lr: peak learning rate of unlearning.
+        triggered: share of a batch that carries the pattern.
+    """
+
+    name = "nc"
+    source = "IEEE S&P 2019"
+
+    search_steps: int = 100
+    search_lr: float = 0.1
+    success: float = 0.98
+    weight: float = 1e-3
+    factor: float = 2.0
+    patience: int = 5
+    limit: float = 2.0
+    steps: int = 300
+    batch: int = 128
+    lr: float = 0.01
+    triggered: float = 0.2
+
+    def repair(self, model: Classifier, clean: ImageData, terms: Terms) -> Defended:
+        check_clean(model, clean)
+        frozen = copy.deepcopy(model).requires_grad_(False)
+        place(frozen, terms.device)
+        frozen.eval()
+        found, images = [], 0
+        for target in range(len(clean.classes)):
+            mask, pattern, shown = self.invert(frozen, clean, target, terms)
+            found.append((mask, pattern))
+            images += shown
+        sizes = np.array([float(mask.sum()) for mask, _ in found])
+        flagged = np.flatnonzero(small_outliers(sizes, self.limit))
+        told = {"mask_sizes": sizes.round(2).tolist(), "flagged": flagged.tolist()}
+        repaired = copy.deepcopy(model)
+        if len(flagged):
+            triggers = [found[target] for target in flagged.tolist()]
+            images += self._unlearn(repaired, clean, triggers, terms)
+        return Defended(repaired.eval(), images, told)
+
+    def invert(
+        self, model: Classifier, clean: ImageData, target: int, terms: Terms
+    ) -> tuple[Tensor, Tensor, int]:
+        """Search a small trigger for a class.
+
+        Returns:
+            Mask [1, size, size] in [0, 1], pattern [3, size, size] in 0..255, images shown.
+        """
+        generator = seeded(terms.seed, 1 + target)
+        raw = torch.randn(4, clean.size, clean.size, generator=generator)
+        raw[0] -= 2.0  # begin with a faint mask
+        raw = raw.to(terms.device).requires_grad_()
+        weight, working, failing = self.weight, 0, 0
+
+        def loss(images: Tensor, labels: Tensor) -> Tensor:
+            nonlocal weight, working, failing
+            mask, pattern = _trigger(raw)
+            with autocast(terms.device):
+                logits = model(stamped(images, mask, pattern)).float()
+            goal = torch.full_like(labels, target)
+            works = float((logits.argmax(1) == goal).float().mean()) >= self.success
+            working, failing = (working + 1, 0) if works else (0, failing + 1)
+            if working >= self.patience:
+                weight, working = weight * self.factor, 0
+            elif failing >= self.patience:
+                weight, failing = weight / self.factor, 0
+            return F.cross_entropy(logits, goal) + weight * mask.sum()
+
+        shown = tune(
+            loss,
+            torch.optim.Adam([raw], lr=self.search_lr, betas=(0.5, 0.9)),
+            clean,
+            terms,
+            steps=self.search_steps,
+            batch=self.batch,
+            label=f"nc: class {target}",
+            stream=1 + target,
+        )
+        mask, pattern = _trigger(raw.detach())
+        return mask, pattern, shown
+
+    def _unlearn(
+        self,
+        model: Classifier,
+        clean: ImageData,
+        triggers: list[tuple[Tensor, Tensor]],
+        terms: Terms,
+    ) -> int:
+        usual = cross_entropy_of(model, terms.device)
+        generator = seeded(terms.seed, 0)
+
+        def loss(images: Tensor, labels: Tensor) -> Tensor:
+            count = max(1, round(self.triggered * len(images)))
+            chosen = int(torch.randint(len(triggers), (), generator=generator))
+            mask, pattern = triggers[chosen]
+            marked = stamped(images[:count], mask, pattern)
+            return usual(torch.cat([marked, images[count:].float()]), labels)
+
+        return fine_tune(
+            model,
+            clean,
+            terms,
+            steps=self.steps,
+            batch=self.batch,
+            lr=self.lr,
+            label="nc: unlearning",
+            loss=loss,
+        )
+
+
+def _trigger(raw: Tensor) -> tuple[Tensor, Tensor]:
+    """Free numbers [4, size, size] -> mask [1, size, size] in [0, 1], pattern in 0..255."""
+    bounded = raw.sigmoid()
+    return bounded[:1], 255 * bounded[1:]
+
+
+def stamped(images: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
+    """Put a pattern on images, as strongly as the mask says."""
+    return (1 - mask) * images.float() + mask * pattern
+
+
+def small_outliers(sizes: NDArray[np.float64], limit: float) -> NDArray[np.bool_]:
+    """Mark what is smaller than the median by more than `limit` median absolute deviations.
+
+    >>> small_outliers(np.array([9.0, 10.0, 11.0, 10.5, 1.0]), 2.0)
+    array([False, False, False, False,  True])
+    """
+    median = np.median(sizes)
+    deviation = CONSISTENT * np.median(np.abs(sizes - median))
+    marked: NDArray[np.bool_] = median - sizes > limit * max(float(deviation), 1e-12)
+    return marked

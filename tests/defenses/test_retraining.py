@@ -1,0 +1,150 @@
+"""D-BR, D-ST, NAB, DBD, ASD: their choices by themselves, and each from end to end."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cgd.defenses import DEFENSES, Scheme, make_defense
+from cgd.defenses.asd import lowest_of_classes
+from cgd.defenses.mixmatch import SHOWN_AN_EPOCH
+from cgd.defenses.nab import nearest_centres
+from cgd.defenses.scratch import all_rows, fit, fit_head, fresh_model
+from cgd.errors import InputError
+from cgd.models import ModelCard, Stamped, build, load_model, save_model
+from cgd.training import Recipe
+
+
+def cleansed(name: str, scene: Any, **parameters: Any) -> Any:
+    defense = make_defense(name, **parameters)
+    assert isinstance(defense, Scheme)
+    made = defense.cleanse(scene.victim, scene.data, scene.terms)
+    assert not made.model.training
+    assert all(torch.isfinite(value).all() for value in made.model.state_dict().values())
+    return made
+
+
+def test_every_scheme_names_its_paper() -> None:
+    assert all(defense.source for defense in DEFENSES.values())
+
+
+def test_asd_trusts_the_lowest_of_each_class_besides_its_seeds() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 1])
+    losses = np.array([0.1, 0.2, 0.3, 0.9, 0.8, 0.7])
+    seeds = np.array([True, False, False, False, False, True])
+    marked = lowest_of_classes(losses, labels, 1, seeds)
+    assert np.flatnonzero(marked).tolist() == [1, 4]
+    assert not lowest_of_classes(losses, labels, 0, seeds).any()
+
+
+def test_nab_takes_the_class_whose_trusted_samples_are_nearest() -> None:
+    random = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    truth = labels.copy()
+    truth[:6] = (labels[:6] + 1) % 3
+    features = 10 * np.eye(3)[truth] + random.normal(size=(60, 3))
+    trusted = np.arange(60) >= 6
+    assert nearest_centres(features, labels, trusted).tolist() == truth.tolist()
+    assert set(nearest_centres(features, labels, trusted & (labels < 2))) == {0, 1}
+
+
+def test_a_stamped_network_sees_nothing_under_its_stamp(tmp_path: Path) -> None:
+    model = build(ModelCard("stamped:tiny_resnet", ("a", "b"), 32)).eval()
+    assert isinstance(model.net, Stamped)
+    images = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
+    same, other = images.clone(), images.clone()
+    same[..., :2, :2] = 0
+    other[..., :3, :3] = 0
+    torch.testing.assert_close(model(images), model(same))
+    assert not torch.allclose(model(images), model(other))
+    assert (model.net.stamp(model.normalised(images))[..., :2, :2] == 0).all()
+    save_model(tmp_path, model)
+    torch.testing.assert_close(load_model(tmp_path).eval()(images), model(images))
+
+
+def test_a_head_is_trained_alone(striped: Any) -> None:
+    data, terms = striped.data, striped.terms
+    model = fresh_model(data, terms)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+
+    def loss(logits: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(logits, striped.truth[rows])
+
+    fit_head(model, data, all_rows(data), loss, terms, stage=1)
+    changed = {k for k, value in model.state_dict().items() if not torch.equal(value, before[k])}
+    assert changed == {"net.9.weight", "net.9.bias"}
+    assert striped.measure(model).ca > 60  # random features tell a lot here
+
+
+def test_a_training_that_diverges_is_named(striped: Any) -> None:
+    model = fresh_model(striped.data, striped.terms)
+
+    def loss(batch: torch.Tensor, *_: Any) -> torch.Tensor:
+        return model(batch).sum() * float("inf")
+
+    with pytest.raises(InputError, match="odd training: the training diverged"):
+        fit(
+            model,
+            striped.data.images,
+            all_rows(striped.data),
+            loss,
+            Recipe(epochs=1),
+            striped.terms,
+            stage=1,
+            label="odd training",
+        )
+
+
+def test_the_patterns_victim_is_backdoored(striped: Any) -> None:
+    before = striped.measure(striped.victim)
+    assert before.ca > 90
+    assert before.asr > 90
+
+
+def test_d_br_unlearns_and_learns(world: Any) -> None:
+    """Its choice is too poor here to undo the backdoor at a gentle rate; a high one destroys."""
+    made = cleansed("d-br", world)
+    assert made.told == {"unlearned": 30, "learned": 120}
+    assert made.images == (1 + 1) * 600 + 2 * (30 + 120)
+    after = world.measure(made.model)
+    assert after.ca > 90
+    assert after.asr > 90
+    again = cleansed("d-br", world, lr=0.05)
+    assert world.measure(again.model).ca < after.ca
+
+
+def test_nab_stamps_what_looks_like_another_class(striped: Any) -> None:
+    made = cleansed("nab", striped, suspects=0.3)
+    after = striped.measure(made.model)
+    assert made.model.card.arch == "stamped:tiny_resnet"
+    assert 0 < made.told["stamped"] <= 90, "who is not suspect is not stamped"
+    assert made.images == (1 + 2 * 3 + 3) * 300
+    assert after.ca > 90
+
+
+def test_d_st_learns_from_the_labels_that_it_believes(striped: Any) -> None:
+    made = cleansed("d-st", striped)
+    after = striped.measure(made.model)
+    assert made.told == {"believed": 60, "pushed": 15}
+    assert made.images == (1 + 1 + 2 * 6) * 300
+    assert after.asr < 60
+
+
+def test_dbd_weakens_the_backdoor_and_takes_a_class_with_it(striped: Any) -> None:
+    """Its half with the lowest losses may hold hardly any sample of a class, as published tables
+    show where accuracy falls by a fifth."""
+    made = cleansed("dbd", striped)
+    after = striped.measure(made.model)
+    shown = 3 * 3 * 16 * round(SHOWN_AN_EPOCH * 300 / 16)
+    assert made.images == 2 * 3 * 300 + shown
+    assert after.asr < 60
+    assert after.ca > 60
+
+
+def test_asd_undoes_the_backdoor(striped: Any) -> None:
+    made = cleansed("asd", striped)
+    after = striped.measure(made.model)
+    assert after.ca > 90
+    assert after.asr < 10

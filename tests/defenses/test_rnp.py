@@ -1,0 +1,32 @@
+"""RNP: clean images are forgotten, and a mask brings them back."""
+
+from typing import Any
+
+import torch
+
+from cgd.defenses import make_defense
+from cgd.defenses.tuning import held_out_accuracy
+
+MADE = make_defense("rnp", unlearn_steps=30, steps=30, batch=50, forgotten=40.0)
+
+
+def test_unlearning_ends_when_enough_is_forgotten(world: Any) -> None:
+    forgetful, accuracy, images = MADE.unlearn(world.victim, world.clean, world.terms)  # type: ignore[attr-defined]
+    cpu = world.terms.device
+    assert accuracy == held_out_accuracy(forgetful, world.clean, cpu) <= 40
+    assert 0 < images < 30 * 50
+    assert held_out_accuracy(world.victim, world.clean, cpu) > 90
+
+
+def test_the_attack_does_not_get_stronger(world: Any) -> None:
+    made = MADE.repair(world.victim, world.clean, world.terms)  # type: ignore[attr-defined]
+    assert made.told["accuracy_unlearned"] <= 40
+    silent = sum(
+        int((layer.weight == 0).sum())
+        for layer in made.model.modules()
+        if isinstance(layer, torch.nn.BatchNorm2d)
+    )
+    assert silent == made.told["pruned_channels"]
+    after = world.measure(made.model)
+    assert after.ca > 80
+    assert after.asr <= world.before.asr
