@@ -33,6 +33,7 @@ from cgd.training import (
     run_steps,
     seeded,
     seeded_layers,
+    send,
     take,
     to_device,
 )
@@ -235,6 +236,7 @@ def unlearn(
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
+        fused=True,
     )
     steps = _steps(recipe, labels[seen])
     cycle = one_cycle(recipe.lr, recipe.rounds * steps)
@@ -281,21 +283,23 @@ class _Objective:
         self.images, self.labels = to_device(data.images, device), data.labels.to(device)
         self.guide = guide_logits.to(device)
         self.loss = partial(LOSSES[recipe.loss], a=recipe.a, b=recipe.b, t=recipe.t)
-        self.residual = trigger_residual(data, split, guide_logits) if recipe.transplanted else None
+        self.residual = None
+        if recipe.transplanted:
+            self.residual = trigger_residual(data, split, guide_logits).to(device)
         self.images_seen = 0
 
     def __call__(self, rows: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
-        clean, triggered = (part.to(self.device) for part in rows)
-        again = clean[: self.recipe.transplanted]
-        batch = take(self.images, torch.cat([again, clean, triggered]), self.device)
+        clean, triggered = rows
+        known = torch.cat([clean[: self.recipe.transplanted], clean])
+        batch = take(self.images, torch.cat([known, triggered]), self.device)
         if self.residual is not None:
-            batch = transplant(batch, len(again), self.residual, generator)
+            batch = transplant(batch, len(known) - len(clean), self.residual, generator)
         batch = augment(batch, generator, crop=True, flip=self.recipe.flip)
         with autocast(self.device):
             logits = self.model(batch).float()
         self.images_seen += len(batch)
-        known = torch.cat([again, clean])
         student, suspicious = logits.split([len(known), len(triggered)])
+        known, triggered = send(known, self.device), send(triggered, self.device)
         given = self.labels[triggered]
         loss = self.loss(suspicious, given, self.guide[triggered])
         return F.cross_entropy(student, self.labels[known]) + loss.mean()
@@ -340,7 +344,7 @@ def _mean_image(images: Tensor, rows: NDArray[np.int64]) -> Tensor:
 def transplant(images: Tensor, count: int, residual: Tensor, generator: torch.Generator) -> Tensor:
     """Add the residual, at a random strength up to 1.5, to the first `count` images (uint8)."""
     strength = 1.5 * torch.rand(count, 1, 1, 1, generator=generator)
-    marked = images[:count].float() + (strength * residual).to(images.device)
+    marked = images[:count].float() + send(strength, images.device) * residual
     return torch.cat([marked.round().clamp(0, 255).to(images.dtype), images[count:]])
 
 
