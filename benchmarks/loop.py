@@ -44,9 +44,8 @@ def loop(
         "cgd": lambda: train(ours, images, labels, RECIPE, device=device),
         "torchvision": lambda: steps(usual.net, feed, count, usual_optimizer, device),
     }
-    return in_turns(
-        {name: Work(run, len(rows)) for name, run in works.items()}, repetitions, device
-    )
+    works = {name: Work(run, len(rows)) for name, run in runs.items()}
+    return in_turns(works, repetitions, device)
 
 
 def _model(arch: str, data: ImageData, device: torch.device) -> Classifier:
