@@ -53,7 +53,7 @@ def _model(arch: str, data: ImageData, device: torch.device) -> Classifier:
 
 
 def _prepared(model: Classifier, images: Tensor) -> Tensor:
-    normal = (images.float() - model.mean) / model.std
+    normal = torch.addcmul(model.shift, images.float(), model.scale)
     return normal.contiguous(memory_format=torch.channels_last)
 
 

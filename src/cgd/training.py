@@ -143,18 +143,16 @@ def augment(images: Tensor, generator: Generator, *, crop: bool, flip: bool) -> 
     """
     if not (crop or flip):
         return images.contiguous(memory_format=torch.channels_last)
-    n, _, size, _ = images.shape
+    n, channels, size, _ = images.shape
     pad = size // 16 if crop else 0
     top, left = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator)
     mirrored = torch.rand(n, 1, generator=generator) < (0.5 if flip else 0.0)
-    line = torch.arange(size)
-    rows = send(top + line, images.device)
+    line, side = torch.arange(size), size + 2 * pad
+    rows = send(side * (top + line + side * torch.arange(n)[:, None]), images.device)
     columns = send(left + torch.where(mirrored, line.flip(0), line), images.device)
-    samples = torch.arange(n, device=images.device)[:, None, None]
-    padded = F.pad(images, (pad, pad, pad, pad)) if pad else images
-    return padded.permute(0, 2, 3, 1)[samples, rows[:, :, None], columns[:, None, :]].permute(
-        0, 3, 1, 2
-    )
+    pixels = F.pad(images, (pad, pad, pad, pad)).permute(0, 2, 3, 1).reshape(-1, channels)
+    places = (rows[:, :, None] + columns[:, None, :]).flatten()
+    return pixels.index_select(0, places).view(n, size, size, channels).permute(0, 3, 1, 2)
 
 
 def shuffled_batches(n: int, batch: int, generator: Generator) -> Iterator[Tensor]:

@@ -47,18 +47,21 @@ class Classifier(nn.Module):
     [n, classes]: it scales and normalises them as the card says, then calls `net`.
     """
 
-    mean: Tensor
-    std: Tensor
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, net: nn.Module, card: ModelCard) -> None:
         super().__init__()
         self.net = net
         self.card = card
-        self.register_buffer("mean", 255 * torch.tensor(card.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(card.std).view(3, 1, 1), persistent=False)
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (card.mean, card.std))
+        self.register_buffer("scale", 1 / (255 * std), persistent=False)
+        self.register_buffer("shift", -mean / std, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.net((images.float() - self.mean) / self.std)  # type: ignore[no-any-return]
+        # In one pass: a CPU takes five times as long to subtract and divide channels-last.
+        normal = torch.addcmul(self.shift, images.float(), self.scale)
+        return self.net(normal)  # type: ignore[no-any-return]
 
 
 def build(card: ModelCard, *, seed: int = 0) -> Classifier:
