@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cgd import training
 from cgd.data import ImageData
@@ -179,6 +180,29 @@ def test_it_learns_a_toy_problem(recipe: Recipe, toy_data: DataMaker) -> None:
     data, test = toy_data(288, tint=20), toy_data(90, seed=1, tint=20)
     model = train(tiny(), data.images, data.labels, recipe, device=CPU)
     assert (predict(model, test.images, device=CPU).argmax(1) == test.labels).float().mean() > 0.95
+
+
+class HostReads(TorchDispatchMode):
+    """Counts how often a number is fetched from a tensor: a GPU would have to be waited for."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("recipe", [QUICK, ADAM], ids=["sgd", "adam"])
+def test_nothing_is_fetched_inside_an_epoch(recipe: Recipe, toy_data: DataMaker) -> None:
+    counts = []
+    for n in (32, 128):
+        data = toy_data(n)
+        with HostReads() as reads:
+            train(tiny(), data.images, data.labels, replace(recipe, epochs=2), device=CPU)
+        counts.append(reads.count)
+    assert counts[0] == counts[1] == 2  # the mean loss of each epoch
 
 
 def test_batches_can_be_changed_before_they_are_augmented(toy_data: DataMaker) -> None:

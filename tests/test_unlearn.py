@@ -57,21 +57,20 @@ def loss_of(recipe: Unlearning) -> Any:
     return partial(LOSSES[recipe.loss], a=recipe.a, b=recipe.b, t=recipe.t)
 
 
-def slow_released(s: Any, y: int, g: Any, p: float) -> float:
+def slow_released(s: Any, y: int, g: Any) -> float:
     """0.0005 * 9 * KL(softmax(guide/3) || softmax(student/3)) + 0.025 * log(p_label + 1e-6)."""
     pairs = zip(softmax(g / 3), softmax(s / 3), strict=True)
     divergence = sum(p * math.log(p / q) for p, q in pairs if p > 0)
     return 5e-4 * 3**2 * divergence + 0.025 * math.log(softmax(s)[y] + 1e-6)
 
 
-def slow_retarget(s: Any, y: int, g: Any, p: float) -> float:
-    """p * (0.3 * cross-entropy to the guide without the given label + 0.05 * log(p_label + 1e-6)),
-    where p is the probability of being poison."""
+def slow_retarget(s: Any, y: int, g: Any) -> float:
+    """0.3 * cross-entropy to the guide without the given label + 0.05 * log(p_label + 1e-6)."""
     opinion = softmax(g)
     opinion[y] = 0
     opinion /= opinion.sum()
     teach = -sum(o * math.log(q) for o, q in zip(opinion, softmax(s), strict=True))
-    return p * (0.3 * teach + 0.05 * math.log(softmax(s)[y] + 1e-6))
+    return 0.3 * teach + 0.05 * math.log(softmax(s)[y] + 1e-6)
 
 
 TAUGHT = replace(RETARGET, a=0.3)
@@ -90,10 +89,9 @@ def test_losses_equal_their_formulas(
 ) -> None:
     draw = np.random.default_rng(seed)
     student, guide = scale * draw.normal(size=(2, n, classes))
-    labels, poison = draw.integers(0, classes, n), draw.random(n)
-    arrays = (student, labels, guide, poison)
-    values = loss_of(recipe)(*(torch.from_numpy(array) for array in arrays))
-    expected = [slow(*sample) for sample in zip(*arrays, strict=True)]
+    labels = draw.integers(0, classes, n)
+    values = loss_of(recipe)(*(torch.from_numpy(array) for array in (student, labels, guide)))
+    expected = [slow(*sample) for sample in zip(student, labels, guide, strict=True)]
     np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-9)
 
 
@@ -107,9 +105,7 @@ def test_a_step_down_the_loss_takes_belief_from_a_label_that_the_guide_rejects(
     student[torch.arange(50), labels] += 5
     guide[torch.arange(50), labels] -= 5
     student.requires_grad_()
-    (gradient,) = torch.autograd.grad(
-        loss_of(recipe)(student, labels, guide, torch.ones(50)).sum(), student
-    )
+    (gradient,) = torch.autograd.grad(loss_of(recipe)(student, labels, guide).sum(), student)
     believed = [x.softmax(1)[torch.arange(50), labels] for x in (student, student - gradient)]
     assert (believed[1] < believed[0]).all()
 
@@ -119,9 +115,7 @@ def test_retargeting_ignores_how_much_the_guide_likes_the_given_label() -> None:
     labels = torch.arange(8) % 4
     convinced = guide.scatter(1, labels[:, None], 100.0)
     loss = loss_of(TAUGHT)
-    first, second = (
-        loss(student, labels, opinion, torch.ones(8)) for opinion in (guide, convinced)
-    )
+    first, second = (loss(student, labels, opinion) for opinion in (guide, convinced))
     torch.testing.assert_close(first, second)
 
 
@@ -129,7 +123,7 @@ def test_a_higher_temperature_flattens_the_new_target() -> None:
     """At an infinite one, the target is even over all classes but the given one."""
     student, guide = torch.randn(2, 8, 4, generator=seeded(2))
     labels = torch.arange(8) % 4
-    values = LOSSES["retarget"](student, labels, guide, torch.ones(8), a=1.0, b=0.0, t=1e9)
+    values = LOSSES["retarget"](student, labels, guide, a=1.0, b=0.0, t=1e9)
     others = torch.ones(8, 4).scatter(1, labels[:, None], 0.0) / 3
     torch.testing.assert_close(values, -(others * student.log_softmax(1)).sum(1))
 
@@ -146,7 +140,7 @@ class Scene:
     guide: Tensor
 
     def repair(self, recipe: Unlearning, **options: Any) -> Repair:
-        options = {"data": self.data, "split": self.split, "poison": None, **options}
+        options = {"data": self.data, "split": self.split, **options}
         return unlearn(self.victim, guide_logits=self.guide, recipe=recipe, device=CPU, **options)
 
     def measure(self, model: Classifier) -> Evaluation:
@@ -444,3 +438,16 @@ def test_transplant_does_not_wrap_around() -> None:
     assert torch.equal(images, before)
     assert (marked[:, [0, 2]] == 255).all()
     assert (marked[:, 1] == 0).all()
+
+
+def test_triggered_samples_count_by_their_probability_of_being_poison(scene: Scene) -> None:
+    recipe = replace(RETARGET, rounds=1, steps=2, transplanted=0)
+    nothing = np.zeros(len(scene.data))
+    kept = scene.repair(recipe, poison=nothing).model.state_dict()
+    unpushed = scene.repair(replace(recipe, b=0.0)).model.state_dict()
+    certain = scene.repair(recipe, poison=nothing + 1).model.state_dict()
+    unweighted = scene.repair(replace(recipe, weighted=False)).model.state_dict()
+    name = next(name for name in kept if name.endswith("weight"))
+    torch.testing.assert_close(kept[name], unpushed[name])
+    torch.testing.assert_close(certain[name], unweighted[name])
+    assert not torch.equal(kept[name], certain[name])

@@ -176,8 +176,8 @@ def repair(
         data,
         scan.split,
         scan.guide_logits,
-        scan.verdict.probability if scan.verdict.targets else None,
         recipe or get_preset(preset).unlearning,
+        poison=scan.verdict.probability if scan.verdict.targets else None,
         seed=seed,
         device=device,
     )

@@ -12,7 +12,7 @@ from cgd.data.dataset import ImageData
 from cgd.files import read_tensors, write_tensors
 from cgd.models import Classifier, ModelCard, build
 from cgd.stopwatch import Stopwatch
-from cgd.training import Recipe, pick_device, predict, train
+from cgd.training import Recipe, pick_device, predict, to_device, train
 
 
 @dataclass(frozen=True)
@@ -150,14 +150,14 @@ def _one_run(
         judged = torch.from_numpy(np.flatnonzero(fold_of == fold))
         seen = torch.from_numpy(np.flatnonzero(fold_of != fold)) if recipe.folds else judged
         whole = len(judged) == n
-        images = data.images if whole else data.images[judged]
+        images = to_device(data.images if whole else data.images[judged], device)
         training = recipe.training_on(len(seen))
         model = build(ModelCard(arch, data.classes, data.size), seed=seed + fold)
         kept = folder / f"suspect-{seed}-{fold}.partial" if folder else None
         looks = _Looks(model, images, recipe, training.epochs, device, kept)
         train(
             model,
-            data.images if whole else data.images[seen],
+            images if whole else data.images[seen],
             data.labels if whole else data.labels[seen],
             training,
             seed=seed + fold,

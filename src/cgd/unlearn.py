@@ -33,6 +33,7 @@ from cgd.training import (
     run_steps,
     seeded,
     seeded_layers,
+    send,
     take,
     to_device,
 )
@@ -45,7 +46,6 @@ def released_loss(
     student: Tensor,
     labels: Tensor,
     guide: Tensor,
-    poison: Tensor,
     *,
     a: float,
     b: float,
@@ -59,7 +59,6 @@ def released_loss(
         student: logits [n, classes] of the model under repair.
         labels: int64 [n], the given labels.
         guide: the guide's logits [n, classes].
-        poison: not used.
         a: weight of the distillation.
         b: weight of the push.
         t: temperature.
@@ -76,7 +75,6 @@ def retarget_loss(
     student: Tensor,
     labels: Tensor,
     guide: Tensor,
-    poison: Tensor,
     *,
     a: float,
     b: float,
@@ -84,14 +82,12 @@ def retarget_loss(
 ) -> Tensor:
     """Take triggered images away from their given label, perhaps to the guide's opinion.
 
-    p * (a * cross-entropy to softmax(guide / T) without the given label
-    + b * log(p_label + 1e-6)), where p is the probability of being poison.
+    a * cross-entropy to softmax(guide / T) without the given label + b * log(p_label + 1e-6).
 
     Args:
         student: logits [n, classes] of the model under repair.
         labels: int64 [n], the given labels.
         guide: the guide's logits [n, classes].
-        poison: float [n], the probability of being poison.
         a: weight of the guide's opinion; a weak guide teaches its mistakes.
         b: weight of the push away from the given label.
         t: temperature.
@@ -101,7 +97,7 @@ def retarget_loss(
     """
     rest = (guide / t).scatter(1, labels[:, None], float("-inf"))
     teach = -(F.softmax(rest, 1) * F.log_softmax(student, 1)).sum(1)
-    return poison * (a * teach + b * _log_given(student, labels))
+    return a * teach + b * _log_given(student, labels)
 
 
 def _log_given(student: Tensor, labels: Tensor) -> Tensor:
@@ -130,6 +126,7 @@ class Unlearning:
         schedule: `constant`, or `one_cycle` over all rounds.
         transplanted: so many clean images a step are shown once more, with the common residual of
             the triggered part added and their own label.
+        weighted: triggered samples count by their probability of being poison.
         weight_decay: L2 penalty.
         tolerance: stop, and go back one round, when the held-out accuracy falls by more than so
             many points below the best of the rounds, or to half of what it was before them.
@@ -149,6 +146,7 @@ class Unlearning:
     passes: float = 2.0
     schedule: Literal["one_cycle", "constant"] = "constant"
     transplanted: int = 0
+    weighted: bool = False
     weight_decay: float = 5e-4
     tolerance: float = 1.0
     flip: bool = True
@@ -176,6 +174,7 @@ RETARGET = Unlearning(
     clean_batch=256,
     triggered_batch=64,
     transplanted=64,
+    weighted=True,
     lr=0.02,
     momentum=0.9,
     schedule="one_cycle",
@@ -183,7 +182,8 @@ RETARGET = Unlearning(
 )
 """Ours: chosen on CIFAR-10 `small`, seed 0, with BadNets and SIG alone. The victim remembers the
 held-out samples, so their accuracy falls as this memory fades: the rounds end early only when the
-training diverges."""
+training diverges. The guide's opinion is not taught (`a`): a guide of 78 % cost 1.5 points of clean
+accuracy and 20 of robust accuracy on GTSRB, one of 71 % on CIFAR-10 gained nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,9 +209,9 @@ def unlearn(
     data: ImageData,
     split: Split,
     guide_logits: Tensor,
-    poison: NDArray[np.float64] | None,
     recipe: Unlearning,
     *,
+    poison: NDArray[np.float64] | None = None,
     seed: int = 0,
     device: torch.device | None = None,
 ) -> Repair:
@@ -222,9 +222,9 @@ def unlearn(
         data: the untrusted data.
         split: its likely clean and triggered parts.
         guide_logits: float [n, classes], at the scale that is wanted.
+        recipe: losses, steps, learning rate.
         poison: float64 [n], each sample's probability of being poison; None where nothing is known
             of it, so that all triggered samples are taken for poison.
-        recipe: losses, steps, learning rate.
         seed: fixes the held-out part, the order and the augmentation.
         device: where to compute; default: a GPU if there is one.
 
@@ -243,6 +243,7 @@ def unlearn(
         momentum=recipe.momentum,
         nesterov=recipe.momentum > 0,
         weight_decay=recipe.weight_decay,
+        fused=True,
     )
     steps = _steps(recipe, labels[seen])
     cycle = one_cycle(recipe.lr, recipe.rounds * steps)
@@ -289,26 +290,28 @@ class _Objective:
         self.model, self.recipe, self.device = model, recipe, device
         self.images, self.labels = to_device(data.images, device), data.labels.to(device)
         self.guide = guide_logits.to(device)
-        known = np.ones(len(data)) if poison is None else poison
+        known = poison if poison is not None and recipe.weighted else np.ones(len(data))
         self.poison = torch.from_numpy(known).float().to(device)
         self.loss = partial(LOSSES[recipe.loss], a=recipe.a, b=recipe.b, t=recipe.t)
-        self.residual = trigger_residual(data, split, guide_logits) if recipe.transplanted else None
+        self.residual = None
+        if recipe.transplanted:
+            self.residual = trigger_residual(data, split, guide_logits).to(device)
         self.images_seen = 0
 
     def __call__(self, rows: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
-        clean, triggered = (part.to(self.device) for part in rows)
-        again = clean[: self.recipe.transplanted]
-        batch = take(self.images, torch.cat([again, clean, triggered]), self.device)
+        clean, triggered = rows
+        known = torch.cat([clean[: self.recipe.transplanted], clean])
+        batch = take(self.images, torch.cat([known, triggered]), self.device)
         if self.residual is not None:
-            batch = transplant(batch, len(again), self.residual, generator)
+            batch = transplant(batch, len(known) - len(clean), self.residual, generator)
         batch = augment(batch, generator, crop=True, flip=self.recipe.flip)
         with autocast(self.device):
             logits = self.model(batch).float()
         self.images_seen += len(batch)
-        known = torch.cat([again, clean])
         student, suspicious = logits.split([len(known), len(triggered)])
+        known, triggered = send(known, self.device), send(triggered, self.device)
         given = self.labels[triggered]
-        loss = self.loss(suspicious, given, self.guide[triggered], self.poison[triggered])
+        loss = self.loss(suspicious, given, self.guide[triggered]) * self.poison[triggered]
         return F.cross_entropy(student, self.labels[known]) + loss.mean()
 
 
@@ -351,7 +354,7 @@ def _mean_image(images: Tensor, rows: NDArray[np.int64]) -> Tensor:
 def transplant(images: Tensor, count: int, residual: Tensor, generator: torch.Generator) -> Tensor:
     """Add the residual, at a random strength up to 1.5, to the first `count` images (uint8)."""
     strength = 1.5 * torch.rand(count, 1, 1, 1, generator=generator)
-    marked = images[:count].float() + (strength * residual).to(images.device)
+    marked = images[:count].float() + send(strength, images.device) * residual
     return torch.cat([marked.round().clamp(0, 255).to(images.dtype), images[count:]])
 
 

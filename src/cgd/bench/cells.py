@@ -65,7 +65,7 @@ def describe(lab: Lab, wanted: Wanted, protocol: str) -> Cell:
         "guide": wanted.guide,
         "guide_accuracy": known,
         "seed": scene.seed,
-        "device": _device_name(lab.device),
+        "device": device_name(lab.device),
         "version": version("cgd"),
     }
 
@@ -219,7 +219,7 @@ def _stealth(trial: Trial) -> Cell:
     return {"seconds_poison": trial.seconds, **quality}
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

@@ -94,7 +94,7 @@ class ImplicitUnlearning(Repair):
         self, model: Classifier, perturbation: Tensor, images: Tensor, labels: Tensor
     ) -> Tensor:
         """What the perturbation minimises."""
-        fooled = F.cross_entropy(model(images + model.std * perturbation), labels)
+        fooled = F.cross_entropy(model(images + perturbation / model.scale), labels)
         return self.penalty * perturbation.square().sum() - fooled
 
     def _unlearn(
@@ -122,7 +122,7 @@ class ImplicitUnlearning(Repair):
                 labels: Tensor = labels,
                 carries: Tensor = carries,
             ) -> Tensor:
-                shown = images + carries * model.std * perturbation
+                shown = images + carries * perturbation / model.scale
                 return F.cross_entropy(model(shown), labels)
 
             slopes = implicit_gradient(inner, outer, found, weights, self.fixed_point)

@@ -1,0 +1,120 @@
+"""The benchmarks run, and scale up what they measured as they say."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pyarrow.parquet as pq
+import pytest
+import torch
+from benchmarks.clock import Times, Work, in_turns, ratios
+from benchmarks.line import Part, Sizes, cgd_parts, plain_parts, totals
+from benchmarks.loop import loop
+from benchmarks.plain import PLAIN, Encoded, separated
+
+from benchmarks import __main__ as command
+from benchmarks import line as whole
+from cgd.entropy import entropy_map
+from cgd.files import read_json
+from cgd.split import released_split
+
+CPU = torch.device("cpu")
+Data = Any
+
+
+def test_contenders_take_turns_and_the_first_turn_is_not_timed() -> None:
+    turns: list[str] = []
+    works = {"a": Work(lambda: turns.append("a"), 10), "b": Work(lambda: turns.append("b"))}
+    times = in_turns(works, 2, CPU)
+    assert turns == ["a", "b"] * 3
+    assert [len(t.seconds) for t in times.values()] == [2, 2]
+    assert (times["a"].images, times["b"].images) == (10, 1)
+
+
+def test_ratios_are_of_the_same_turn() -> None:
+    assert ratios([4.0, 9.0], [2.0, 3.0]) == [2.0, 3.0]
+
+
+def test_encoded_images_are_the_images(toy_data: Data) -> None:
+    data = toy_data(5)
+    image, label, row = Encoded(data, PLAIN)[3]
+    expected = (data.images[3].float() / 255 - 0.5) / 0.25
+    torch.testing.assert_close(image, expected)
+    assert (label, row) == (int(data.labels[3]), 3)
+
+
+def test_the_plain_split_is_that_of_the_released_preset(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    guide, suspect = torch.randn(2, 300, 5, generator=generator)
+    labels = torch.randint(5, (300,), generator=generator)
+    clean = separated(guide, suspect, labels, tmp_path)
+    ranks = entropy_map(guide, suspect, labels)
+    kept = (ranks.guide_rank <= 0.8) & (ranks.suspect_rank >= 0.2)
+    assert set(released_split(ranks).clean) <= set(clean)
+    assert clean.tolist() == kept.nonzero()[0].tolist()
+
+
+def test_the_loop_times_all_three(toy_data: Data) -> None:
+    times = loop(toy_data(256), "tiny_resnet", 1, 1, CPU)
+    assert list(times) == ["limit", "cgd", "torchvision"]
+    assert all(t.median > 0 and t.images == 128 for t in times.values())
+
+
+def test_the_parts_of_the_plain_line_are_those_of_the_method() -> None:
+    parts = {(p.stage, p.what): p.images for p in plain_parts(Sizes())}
+    assert parts["suspect", "training"] == 3 * 5 * 50_000
+    assert parts["unlearning", "training"] == 10 * 200 * 256
+    assert parts["guide", "CLIP"] == 50_000
+
+
+def test_the_whole_is_the_sum_of_the_scaled_parts() -> None:
+    def made(contender: str, stage: str, images: float, wall: list[float]) -> tuple[Part, Times]:
+        return Part(stage, contender, "x", images, 1), Times(wall, 1)
+
+    parts = [made("cgd", stage, 10.0 * (i + 1), [1.0, 2.0]) for i, stage in enumerate(whole.STAGES)]
+    assert totals(parts, "cgd") == [100.0, 200.0]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tiny networks in place of CLIP, suspect and victim."""
+    name = "cgd-tiny-clip-224"
+    vision = {"image_size": 224, "layers": 1, "width": 32, "head_width": 16, "patch_size": 112}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    (tmp_path / f"{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path / f"{name}.json")
+    monkeypatch.setattr(whole, "CLIP", name)
+    for name in ("SUSPECT", "VICTIM"):
+        monkeypatch.setattr(whole, name, "tiny_resnet")
+
+
+SMALL = Sizes(batch=16, guide=4, suspect=128, all=480)
+
+
+@pytest.mark.usefixtures("small")
+def test_the_command_writes_records_and_tables(
+    toy_data: Data,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(command, "load", lambda name: toy_data(480))
+    monkeypatch.setattr(command, "STEPS", {"tiny_resnet": 1})
+    monkeypatch.setattr(command, "line", lambda *rest: whole.line(*rest, SMALL))
+    out = tmp_path / "out"
+    arguments = ["--data", "x", "--out", str(out), "--repetitions", "1", "--device", "cpu"]
+    command.main([*arguments, "--check", "480"])
+    printed = capsys.readouterr().out
+    assert all(row in printed for row in (out / "tables.md").read_text().splitlines()[-5:])
+    record = read_json(out / "speed.json")
+    assert list(record["loop"]["tiny_resnet"]) == ["limit", "cgd", "torchvision"]
+    parts = {(part["contender"], part["what"]) for part in record["line"]}
+    assert parts == {(p.contender, p.what) for p in [*plain_parts(SMALL), *cgd_parts(SMALL)]}
+    assert all(part["times"]["seconds"][0] > 0 for part in record["line"])
+    assert all(min(found.values()) > 0 for found in record["check"]["stages"].values())
+    rows = pq.read_table(out / "cells.parquet").to_pylist()
+    assert [row["defense"] for row in rows] == ["cgd", "cgd:released-plain"]
+    assert [row["passes"] for row in rows] == pytest.approx([10.6, 25.24], abs=0.1)
+    assert all(row["seconds"] > row["seconds_guide"] > 0 for row in rows)
