@@ -173,7 +173,7 @@ def test_a_model_is_left_as_it_is_where_data_are_not_found_poisoned_unless_force
     record = result(tmp_path / "out")
     assert record["before"] == record["after"]
     assert record["untouched"]
-    assert "the model was left as it is" in (tmp_path / "out" / "report.html").read_text()
+    assert "The model was left as it is" in (tmp_path / "out" / "report.html").read_text()
     assert cgd(*defend_arguments(world, tmp_path / "out", "--force")).code == 0
     assert not result(tmp_path / "out")["untouched"]
     assert result(tmp_path / "out")["unlearning"]["passes"] > 0

@@ -46,6 +46,7 @@ def make_run(
         "guide_rank": (guide / n).astype(np.float32),
         "suspect_entropy": (suspect / n).astype(np.float32),
         "suspect_rank": (suspect / n).astype(np.float32),
+        "poison_score": score,
         "part": np.where(score > 0.6, "triggered", np.where(score > 0.5, "unused", "clean")),
     }
     folder.mkdir(exist_ok=True)
@@ -155,7 +156,17 @@ def test_the_first_lines_say_what_was_found(tmp_path: Path) -> None:
     assert "The trigger worked on 91.0 % of images before the repair, and on 0.5 % after it" in said
     assert said.count("4 of 200 samples were set apart as likely poisoned") == 1
     (run / "result.json").write_text(json.dumps({**measured, "untouched": True}))
-    assert "the model was left as it is" in first_lines(write_report(run).read_text())
+    assert "The model was left as it is" in first_lines(write_report(run).read_text())
+
+
+def test_the_verdict_comes_first(tmp_path: Path) -> None:
+    verdict = {"verdict": "poisoned", "targets": [1], "interval": [3, 7]}
+    said = "Poisoned: 3 to 7 of 200 samples, all labelled &#39;dog&#39;."
+    page = write_report(make_run(tmp_path / "scan", verdict=verdict)).read_text()
+    assert f"<h1>{said}</h1>" in page
+    measured = {"before": {"asr": 91.0}, "after": {"asr": 0.5}, "verdict": verdict}
+    page = write_report(make_run(tmp_path / "defend", **measured)).read_text()
+    assert first_lines(page).count("Poisoned: 3 to 7") == 1
 
 
 def test_many_classes_that_the_guide_does_not_know_are_not_all_listed(tmp_path: Path) -> None:

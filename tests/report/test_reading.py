@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +17,7 @@ GOOD = {
     "guide_rank": [0.5, 1.0],
     "suspect_rank": [1.0, 0.5],
     "path": ["a.png", "b.png"],
+    "poison_score": [-2.0, 2.0],
     "part": ["clean", "triggered"],
 }
 
@@ -34,7 +34,7 @@ def write_table(path: Path, columns: dict[str, Any]) -> Path:
 
 def test_good_scores_are_read(tmp_path: Path) -> None:
     scores = read_scores(write_table(tmp_path / "s.parquet", GOOD), 2)
-    assert scores.poison_score.tolist() == pytest.approx([-np.log(9), np.log(9)])
+    assert scores.poison_score.tolist() == [-2.0, 2.0]
     assert scores.part.tolist() == ["clean", "triggered"]
 
 
@@ -47,6 +47,7 @@ def test_good_scores_are_read(tmp_path: Path) -> None:
         {"guide_label": [10**12, 0]},
         {"guide_rank": [0.5, float("nan")]},
         {"suspect_rank": [0.5, 1.5]},
+        {"poison_score": [0.5, float("inf")]},
         {"part": ["clean", None]},
         {"part": ["clean", "<b>"]},
         {"label": ["a", "b"]},
@@ -100,3 +101,28 @@ def test_bad_results_are_refused(tmp_path: Path, record: Any) -> None:
 def test_bad_configs_are_refused(tmp_path: Path, record: Any) -> None:
     with pytest.raises(InputError, match=r"config\.json"):
         read_config(write(tmp_path / "config.json", record))
+
+
+GOOD_VERDICT = {"verdict": "poisoned", "targets": [1], "interval": [3, 5]}
+
+
+def test_a_verdict_is_read_and_may_be_missing(tmp_path: Path) -> None:
+    told = read_result(write(tmp_path / "r.json", {"verdict": GOOD_VERDICT})).verdict
+    assert told is not None
+    assert (told.finding, told.targets, told.interval) == ("poisoned", (1,), (3, 5))
+    assert read_result(write(tmp_path / "r.json", {})).verdict is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"verdict": "<b>"},
+        {"targets": [-1]},
+        {"targets": None},
+        {"interval": [1]},
+        {"interval": [1, float("inf")]},
+    ],
+)
+def test_a_bad_verdict_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="verdict"):
+        read_result(write(tmp_path / "r.json", {"verdict": GOOD_VERDICT | change}))

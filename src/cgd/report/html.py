@@ -17,6 +17,7 @@ from cgd.report.pictures import thumbnail
 from cgd.report.reading import PARTS, Result, Scores, read_config, read_result, read_scores
 from cgd.report.repair import write_repair_report
 from cgd.text import plain
+from cgd.verdict import in_words
 
 MOST_CLASSES = 100
 MOST_IMAGES = 48
@@ -76,11 +77,13 @@ def write_report(run: Path, data: ImageData | None = None) -> Path:
             f"{len(data)}; name the data it was made from"
         )
     rows = _class_rows(scores, classes)
+    verdict = _verdict(result, classes, len(scores.label))
+    headline = _headline(result, verdict, scores)
     page = _template().render(
         config=config,
         result=result,
-        headline=_headline(result, scores),
-        findings=_findings(result, scores, rows),
+        headline=headline,
+        findings=_findings(result, verdict, headline, scores, rows),
         metrics=_metrics(result),
         separation=_separation(result),
         parts=_parts(scores),
@@ -110,17 +113,26 @@ def _template() -> Any:
     return environment.get_template("template.html")
 
 
-def _headline(result: Result, scores: Scores) -> str:
+def _headline(result: Result, verdict: str, scores: Scores) -> str:
     """Say in one line what was found, or what came of it."""
     before, after = result.before.get("asr"), result.after.get("asr")
     if result.untouched:
-        return "No class stands out among the most suspicious samples: the model was left as it is"
+        return f"{verdict} The model was left as it is.".strip()
     if before is None or after is None:
-        return _set_apart(scores)
+        return verdict or _set_apart(scores)
     return (
         f"The trigger worked on {numbers.percent(before)} of images before the repair, and on "
         f"{numbers.percent(after)} after it"
     )
+
+
+def _verdict(result: Result, classes: Sequence[Any], samples: int) -> str:
+    """Say whether the data is poisoned; nothing where that is not known."""
+    told = result.verdict
+    if told is None or max(told.targets, default=0) >= len(classes):
+        return ""
+    names = [_class_name(classes, target) for target in told.targets]
+    return in_words(told.finding, names, told.interval, samples)
 
 
 def _set_apart(scores: Scores) -> str:
@@ -131,10 +143,13 @@ def _set_apart(scores: Scores) -> str:
     )
 
 
-def _findings(result: Result, scores: Scores, rows: Sequence["_ClassRow"]) -> list[str]:
+def _findings(
+    result: Result, verdict: str, headline: str, scores: Scores, rows: Sequence["_ClassRow"]
+) -> list[str]:
     """Say in a few sentences what a reader should know before all else."""
-    headline, apart = _headline(result, scores), _set_apart(scores)
-    found = [f"{apart}."] if headline != apart else []
+    apart = _set_apart(scores)
+    found = [verdict] if verdict and not headline.startswith(verdict) else []
+    found += [f"{apart}."] if headline != apart else []
     most = max(rows, key=lambda row: row.triggered)
     if most.triggered:
         n, triggered = len(scores.label), _parts(scores)["triggered"]

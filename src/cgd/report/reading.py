@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cgd.entropy import poison_score
 from cgd.errors import InputError
 from cgd.files import read_json
+from cgd.verdict import Finding
 
 PARTS = ("clean", "unused", "triggered")
 GROUPS = ("before", "after", "separation", "seconds")
@@ -31,7 +31,8 @@ class Result:
         seconds: per stage.
         single: der, guide_accuracy, epochs_equivalent, asr_floor, ra_ceiling.
         skipped: (path, reason) of the images that could not be used.
-        untouched: no class stood out, so that the model was left as it is.
+        untouched: the data were not found poisoned, so that the model was left as it is.
+        verdict: what `cgd.verdict.Verdict` says; None where there is none.
     """
 
     before: dict[str, float]
@@ -41,6 +42,16 @@ class Result:
     single: dict[str, float]
     skipped: list[tuple[str, str]]
     untouched: bool
+    verdict: "Told | None"
+
+
+@dataclass(frozen=True)
+class Told:
+    """Finding, targets and interval of a `cgd.verdict.Verdict`."""
+
+    finding: str
+    targets: tuple[int, ...]
+    interval: tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +63,8 @@ class Scores:
     guide_label: NDArray[np.int64]
     guide_rank: NDArray[np.float64]
     suspect_rank: NDArray[np.float64]
+    poison_score: NDArray[np.float64]
     part: NDArray[np.str_]
-
-    @property
-    def poison_score(self) -> NDArray[np.float64]:
-        """See `cgd.entropy.poison_score`."""
-        return poison_score(self.guide_rank, self.suspect_rank)
 
     def paths(self, rows: NDArray[np.int64]) -> list[str]:
         """Read the paths of some rows."""
@@ -91,7 +98,22 @@ def read_result(path: Path) -> Result:
         skipped = [(str(e["path"]), str(e["reason"])) for e in record.get("skipped") or []]
     except (TypeError, KeyError) as error:
         raise InputError(f"{path}: 'skipped' is not a list of {{path, reason}}") from error
-    return Result(**groups, single=single, skipped=skipped, untouched=bool(record.get("untouched")))
+    untouched, told = bool(record.get("untouched")), _told(path, record.get("verdict"))
+    return Result(**groups, single=single, skipped=skipped, untouched=untouched, verdict=told)
+
+
+def _told(path: Path, record: Any) -> Told | None:
+    if record is None:
+        return None
+    try:
+        targets = tuple(int(target) for target in record["targets"])
+        low, high = (int(bound) for bound in record["interval"])
+        told = Told(str(record["verdict"]), targets, (low, high))
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
+        raise InputError(f"{path}: 'verdict' is not what a scan writes; scan again") from error
+    if told.finding not in get_args(Finding) or min(targets, default=0) < 0:
+        raise InputError(f"{path}: 'verdict' is not what a scan writes; scan again")
+    return told
 
 
 def read_scores(path: Path, classes: int) -> Scores:
@@ -106,7 +128,7 @@ def read_scores(path: Path, classes: int) -> Scores:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; the report is of a finished scan or defence")
-    names = ("label", "guide_label", "guide_rank", "suspect_rank")
+    names = ("label", "guide_label", "guide_rank", "suspect_rank", "poison_score")
     try:
         table = pq.read_table(path, columns=[*names, "path", "part"])
         columns = [table[name].to_numpy().astype(np.float64) for name in names]
@@ -116,14 +138,14 @@ def read_scores(path: Path, classes: int) -> Scores:
         raise InputError(f"{path}: not the scores of a scan ({reason})") from error
     if not len(part):
         raise InputError(f"{path}: holds no samples; scan some data")
-    *labels, guide_rank, suspect_rank = columns
+    *labels, guide_rank, suspect_rank, score = columns
     in_range = all(bool(((c >= 0) & (c < classes)).all()) for c in labels) and all(
         bool(((c >= 0) & (c <= 1)).all()) for c in (guide_rank, suspect_rank)
     )
-    if not in_range or not np.isin(part, PARTS).all():
+    if not (in_range and np.isfinite(score).all() and np.isin(part, PARTS).all()):
         raise InputError(f"{path}: holds labels, ranks or parts that no scan writes; scan again")
     label, guide_label = (column.astype(np.int64) for column in labels)
-    return Scores(path, label, guide_label, guide_rank, suspect_rank, part)
+    return Scores(path, label, guide_label, guide_rank, suspect_rank, score, part)
 
 
 def _object(path: Path) -> dict[str, Any]:
