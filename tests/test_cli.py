@@ -328,7 +328,7 @@ def test_what_is_really_clean_is_known_only_of_an_attack(
 def test_the_defenses_are_listed(cgd: Run, tmp_path: Path) -> None:
     answer = cgd("defend", "--defense", "list")
     assert answer.code == 0, answer.err
-    for word in ("cgd", "i-bau", "repair", "clean images"):
+    for word in ("cgd", "i-bau", "repair", "clean"):
         assert word in answer.out
 
 
