@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -11,11 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cgd.errors import InputError
+
+IN_MEMORY_BYTES = 2**28
 
 
 @contextmanager
@@ -31,6 +36,34 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def scratch(
+    shape: tuple[int, ...], dtype: torch.dtype = torch.float32, in_memory: int = IN_MEMORY_BYTES
+) -> Tensor:
+    """Make zeros: in memory, or if they are large, mapped from a file that vanishes with them.
+
+    Args:
+        shape: of the result.
+        dtype: of the result.
+        in_memory: bytes from which on the file (in TMPDIR) is used.
+
+    Raises:
+        InputError: the disk is too small.
+    """
+    values = math.prod(shape)
+    total = values * dtype.itemsize
+    if total <= in_memory:
+        return torch.zeros(shape, dtype=dtype)
+    folder = tempfile.gettempdir()
+    if shutil.disk_usage(folder).free < total:
+        raise InputError(
+            f"{folder}: too small for {total / 2**30:.1f} GiB of working files; "
+            "set TMPDIR to a larger disk"
+        )
+    with tempfile.TemporaryFile() as file:
+        mapped = np.memmap(file, dtype=np.uint8, mode="w+", shape=(total,))
+    return torch.from_numpy(mapped).view(dtype).view(shape)
 
 
 def copy_file(source: Path, target: Path) -> None:

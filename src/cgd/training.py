@@ -79,14 +79,17 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """Mixed precision in bfloat16 where the hardware has it; on other CPUs it is 10x slower."""
+def has_bfloat16(device: torch.device) -> bool:
+    """Tell whether the hardware computes in bfloat16; on other CPUs it is 10x slower."""
     if device.type == "cpu":
         features: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-        fast = bool(features.get("avx512_bf16") or features.get("amx_bf16"))
-    else:
-        fast = torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+        return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+    return torch.cuda.is_bf16_supported()
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Mixed precision in bfloat16 where the hardware has it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))
 
 
 def seeded(*numbers: int) -> Generator:

@@ -1,8 +1,6 @@
 """Listing -> `ImageData`: every image decoded once, in parallel, into one array."""
 
 import os
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +17,7 @@ from cgd.data.dataset import ImageData, Originals, Skipped
 from cgd.data.decode import Unusable, decode_shrunk, decode_square, header_size, quiet_pillow
 from cgd.data.listing import Listing, Stored, check_classes
 from cgd.errors import InputError
+from cgd.files import scratch
 from cgd.progress import track
 
 IN_MEMORY_BYTES = 2 * 2**30
@@ -87,7 +86,8 @@ def common_size(listing: Listing) -> int:
 
 def _fill(listing: Listing, size: int) -> ImageData:
     n = len(listing)
-    images = _allocate((n, 3, size, size))
+    images = scratch((n, 3, size, size), torch.uint8, IN_MEMORY_BYTES)
+    pixels = images.numpy()
     keys = np.empty((n, 16), dtype=np.uint8)
     index = np.empty(n, dtype=np.int64)
     paths: list[str] = []
@@ -99,7 +99,7 @@ def _fill(listing: Listing, size: int) -> ImageData:
             skipped.append(Skipped(image.path, image.problem))
             continue
         kept = len(paths)
-        images[kept] = image.pixels
+        pixels[kept] = image.pixels
         keys[kept] = np.frombuffer(image.key, dtype=np.uint8)
         index[kept] = row
         paths.append(image.path)
@@ -110,7 +110,7 @@ def _fill(listing: Listing, size: int) -> ImageData:
     labels = listing.labels[index]
     check_classes(labels, listing.classes, listing.source)
     return ImageData(
-        images=torch.from_numpy(images[:kept]),
+        images=images[:kept],
         labels=torch.from_numpy(labels),
         classes=listing.classes,
         paths=paths,
@@ -120,21 +120,6 @@ def _fill(listing: Listing, size: int) -> ImageData:
         source=listing.source,
         originals=None if all_there else _originals(listing, index),
     )
-
-
-def _allocate(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Make an array in memory, or if it is large on disk, in a file that vanishes with it."""
-    total = int(np.prod(shape))
-    if total <= IN_MEMORY_BYTES:
-        return np.empty(shape, dtype=np.uint8)
-    folder = tempfile.gettempdir()
-    if shutil.disk_usage(folder).free < total:
-        raise InputError(
-            f"{folder}: too small for {total / 2**30:.1f} GiB of decoded images; "
-            "set TMPDIR to a larger disk or choose a smaller size"
-        )
-    with tempfile.TemporaryFile() as file:
-        return np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
 
 
 def _decode(stored: Stored, size: int) -> _Decoded:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cgd.errors import InputError
-from cgd.files import read_tensors, write_tensors
+from cgd.files import read_tensors, scratch, write_tensors
 from cgd.progress import say
 
 SHARD_IMAGES = 4096
@@ -31,6 +31,11 @@ def default_folder() -> Path:
     """Return the folder that CGD_CACHE names, or `~/.cache/cgd/embeddings`."""
     named = os.environ.get("CGD_CACHE")
     return Path(named) if named else Path.home() / ".cache" / "cgd" / "embeddings"
+
+
+def as_names(keys: NDArray[np.uint8]) -> NDArray[np.void]:
+    """View keys, uint8 [n, 16], as [n] values that NumPy sorts."""
+    return np.ascontiguousarray(keys).view("V16").ravel()
 
 
 def file_identity(path: Path) -> str:
@@ -62,12 +67,12 @@ class VectorCache:
         """Look vectors up; shards are read one at a time.
 
         Args:
-            keys: uint8 [n, 16], each once.
+            keys: uint8 [n, 16], each once, ascending.
 
         Returns:
             float16 [n, width] (None when nothing is stored), and bool [n]: which rows were found.
         """
-        rows = {key.tobytes(): row for row, key in enumerate(keys)}
+        names = as_names(keys)
         found = np.zeros(len(keys), dtype=bool)
         values: Tensor | None = None
         for path in sorted(self.folder.glob("*.safetensors")):
@@ -75,12 +80,13 @@ class VectorCache:
             if shard is None:
                 continue
             stored_keys, stored = shard
-            pairs = [(rows.get(key.tobytes(), -1), i) for i, key in enumerate(stored_keys)]
-            wanted = np.array([pair for pair in pairs if pair[0] >= 0], np.int64).reshape(-1, 2)
+            stored_names = as_names(stored_keys)
+            rows = np.searchsorted(names, stored_names).clip(max=len(names) - 1)
+            wanted = names[rows] == stored_names
             if values is None:
-                values = torch.zeros(len(keys), stored.shape[1], dtype=torch.float16)
-            values[wanted[:, 0]] = stored[wanted[:, 1]]
-            found[wanted[:, 0]] = True
+                values = scratch((len(keys), stored.shape[1]), torch.float16)
+            values[rows[wanted]] = stored[wanted]
+            found[rows[wanted]] = True
         return values, found
 
     def add(self, keys: NDArray[np.uint8], values: Tensor) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -12,11 +13,13 @@ from torch import Tensor
 
 from cgd.data.dataset import ImageData
 from cgd.errors import InputError
-from cgd.guides.cache import VectorCache
+from cgd.files import scratch
+from cgd.guides.cache import VectorCache, as_names
 from cgd.guides.preprocessing import Preprocessing
 from cgd.progress import track
 
 T = TypeVar("T")
+BLOCK = 16384
 
 
 class Encoder:
@@ -44,8 +47,15 @@ class Encoder:
         self.device = device
         self.batch = batch
 
-    def __call__(self, images: list[Tensor]) -> Tensor:
-        """Encode uint8 images [3, h, w] of any sizes; returns float16 [n, width] on the CPU.
+    def prepare(self, images: list[Tensor]) -> list[Tensor] | Tensor:
+        """Do beforehand, in another thread, what `__call__` need not do: on a CPU, prepare."""
+        return self.preprocessing(images, self.device) if self.device.type == "cpu" else images
+
+    def __call__(self, images: list[Tensor] | Tensor) -> Tensor:
+        """Encode uint8 images [3, h, w] of any sizes, or prepared ones.
+
+        Returns:
+            float16 [n, width] on the CPU.
 
         Raises:
             InputError: the model gives values that are not finite, or too large for float16.
@@ -55,7 +65,8 @@ class Encoder:
         while done < len(images):
             part = images[done : done + self.batch]
             try:
-                vectors = self.forward(self.preprocessing(part, self.device))
+                ready = part if isinstance(part, Tensor) else self.preprocessing(part, self.device)
+                vectors = self.forward(ready)
             except torch.OutOfMemoryError:
                 if self.batch == 1:
                     raise
@@ -71,15 +82,26 @@ class Encoder:
 
 
 @torch.no_grad()
-def encode(data: ImageData, encoder: Encoder, cache: VectorCache) -> Tensor:
+def encode(
+    data: ImageData,
+    encoder: Encoder,
+    cache: VectorCache,
+    head: Callable[[Tensor], Tensor] = lambda vectors: vectors,
+) -> Tensor:
     """Encode all images; those in the cache, and copies of an image, cost a look-up.
 
     Vectors always pass through float16, so that stored and fresh results are the same.
 
+    Args:
+        data: the images.
+        encoder: image -> vector.
+        cache: keeps the vectors.
+        head: vectors float32 [m, width] -> what is wanted of them, float32 [m, values].
+
     Returns:
-        float32 [n, width] on the CPU.
+        float32 [n, values] on the CPU, mapped from a file where it is large.
     """
-    names = np.ascontiguousarray(data.keys).view("V16").ravel()
+    names = as_names(data.keys)
     _, first, inverse = np.unique(names, return_index=True, return_inverse=True)
     keys = data.keys[first]
     values, found = cache.find(keys)
@@ -87,27 +109,40 @@ def encode(data: ImageData, encoder: Encoder, cache: VectorCache) -> Tensor:
     # In the order of the source, which then can be read from front to back.
     missing = missing[np.argsort(first[missing])]
     batches = [missing[i : i + encoder.batch] for i in range(0, len(missing), encoder.batch)]
-    reads = (partial(_read, data, first[rows], encoder.preprocessing.side) for rows in batches)
+    reads = (partial(_read, data, first[rows], encoder) for rows in batches)
     try:
         for rows, images in track(
             zip(batches, _ahead(reads), strict=True), "guide", total=len(batches)
         ):
             vectors = encoder(images)
             if values is None:
-                values = torch.zeros(len(keys), vectors.shape[1], dtype=torch.float16)
+                values = scratch((len(keys), vectors.shape[1]), torch.float16)
             values[rows] = vectors
             cache.add(keys[rows], vectors)
     finally:
         cache.flush()
     assert values is not None
-    return values[inverse].float()
+    blocks = (values[rows] for rows in torch.from_numpy(inverse).split(BLOCK))
+    return _gathered((head(block.float()) for block in blocks), len(data))
 
 
-def _read(data: ImageData, positions: NDArray[np.int64], side: int) -> list[Tensor]:
-    """Read images at the best size there is, up to a short side of `side` pixels."""
+def _gathered(blocks: Iterator[Tensor], n: int) -> Tensor:
+    """Put blocks [m, values] together: [n, values]."""
+    block = next(blocks)
+    result, done = scratch((n, block.shape[1])), 0
+    for part in chain([block], blocks):
+        result[done : done + len(part)] = part
+        done += len(part)
+    return result
+
+
+def _read(data: ImageData, positions: NDArray[np.int64], encoder: Encoder) -> list[Tensor] | Tensor:
+    """Read images at the best size there is, up to the size that the encoder takes."""
     if data.originals is not None:
-        return data.originals(positions.tolist(), side)
-    return list(data.images[torch.from_numpy(positions)])
+        images = data.originals(positions.tolist(), encoder.preprocessing.side)
+    else:
+        images = list(data.images[torch.from_numpy(positions)])
+    return encoder.prepare(images)
 
 
 def _ahead(calls: Iterable[Callable[[], T]]) -> Iterator[T]:

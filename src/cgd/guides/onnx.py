@@ -66,13 +66,16 @@ class OnnxGuide:
             groups = read_class_map(self.class_map, data.classes)
         if self.outputs is not None:  # a misfit is told before the long pass, not after it
             self._check(self.outputs, groups, data)
-        outputs = encode(data, self.encoder, self.cache)
-        self._check(outputs.shape[1], groups, data)
-        if groups is None:
-            return outputs
-        if outputs.shape[1] == IMAGENET_AND_BACKGROUND:
-            outputs = outputs[:, 1:]
-        return merge_outputs(outputs, groups)
+
+        def scores(outputs: Tensor) -> Tensor:
+            self._check(outputs.shape[1], groups, data)
+            if groups is None:
+                return outputs
+            if outputs.shape[1] == IMAGENET_AND_BACKGROUND:
+                outputs = outputs[:, 1:]
+            return merge_outputs(outputs, groups)
+
+        return encode(data, self.encoder, self.cache, scores)
 
     def _check(self, outputs: int, groups: Groups | None, data: ImageData) -> None:
         if groups is None:
@@ -196,6 +199,7 @@ def _session(path: Path, device: torch.device) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
     providers = ["CPUExecutionProvider"]
     if device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         providers.insert(0, "CUDAExecutionProvider")

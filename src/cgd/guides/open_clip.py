@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cgd.data.dataset import ImageData
 from cgd.errors import InputError
@@ -24,7 +24,7 @@ from cgd.guides.preprocessing import Preprocessing
 from cgd.guides.prompts import fill
 from cgd.progress import say
 from cgd.text import first_line
-from cgd.training import autocast
+from cgd.training import has_bfloat16
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 PROMPT_BATCH = 128
@@ -65,8 +65,10 @@ class OpenClipGuide:
                 f"({shown}); it reads them as text, so name the classes in words"
             )
         classes = self.embed_classes(names, self.templates or default_templates(data.classes))
-        images = F.normalize(encode(data, self.encoder, self.cache), dim=1)
-        return float(self.model.logit_scale.detach().exp()) * images @ classes.T
+        towards = float(self.model.logit_scale.detach().exp()) * classes.T
+        return encode(
+            data, self.encoder, self.cache, lambda images: F.normalize(images, dim=1) @ towards
+        )
 
     @torch.no_grad()
     def embed_classes(self, names: Sequence[str], templates: Sequence[str]) -> Tensor:
@@ -108,10 +110,11 @@ def open_open_clip(request: Request) -> Guide:
     model = _load(model_name, weights, published, request.device)
     preprocessing = _preprocessing(open_clip.get_model_preprocess_cfg(model))
 
+    dtype = torch.bfloat16 if has_bfloat16(request.device) else torch.float32
+    _convert(model.visual, dtype)
+
     def embed(images: Tensor) -> Tensor:
-        with autocast(request.device):
-            vectors: Tensor = model.encode_image(images, normalize=True)
-        return vectors
+        return F.normalize(model.encode_image(images.to(dtype)).float(), dim=1)
 
     identity = {
         "kind": "open_clip",
@@ -219,6 +222,15 @@ def _load(
             "that they belong to"
         ) from error
     return model.eval()
+
+
+def _convert(tower: nn.Module, dtype: torch.dtype) -> None:
+    """Change the weights once: autocast would change them again for every batch, which takes a CPU
+    longer than to compute. Batch normalisation keeps its running statistics as they are."""
+    tower.to(dtype)
+    for module in tower.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.float()
 
 
 def _tokenizer(model_name: str) -> Any:

@@ -57,13 +57,17 @@ class Preprocessing:
         by_shape: dict[torch.Size, list[int]] = defaultdict(list)
         for row, image in enumerate(images):
             by_shape[image.shape].append(row)
-        pixels = torch.empty(len(images), 3, *self.size, dtype=torch.uint8, device=device)
-        for rows in by_shape.values():
-            stack = torch.stack([images[row] for row in rows]).to(device)
-            pixels[torch.tensor(rows, device=device)] = self._fit(stack)
         mean = torch.tensor(self.mean, device=device).view(3, 1, 1)
         std = torch.tensor(self.std, device=device).view(3, 1, 1)
-        return (pixels.float() / 255 - mean) / std
+        prepared = torch.empty(len(images), 3, *self.size, device=device)
+        for rows in by_shape.values():
+            fitted = self._fit(torch.stack([images[row] for row in rows]).to(device))
+            # A processor's cache holds one image, not a batch.
+            step = 1 if device.type == "cpu" else len(rows)
+            at = torch.tensor(rows, device=device)
+            for part, places in zip(fitted.split(step), at.split(step), strict=True):
+                prepared[places] = part.float().div_(255).sub_(mean).div_(std)
+        return prepared
 
     def _fit(self, images: Tensor) -> Tensor:
         if self.resize == "shortest":
