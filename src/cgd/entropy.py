@@ -4,6 +4,7 @@ Pure array functions. Cross-entropy of the given label on each axis, turned into
 (CGD, arXiv 2507.05113, section 4).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,8 @@ from torch import Tensor
 from cgd.errors import InputError
 
 Floats = NDArray[np.float64]
-BLOCK = 65536
+BLOCK_VALUES = 2**20
+"""Logits at once: few enough for a processor's cache, and for memory however many classes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,22 +56,80 @@ def entropy_map(guide_logits: Tensor, suspect_logits: Tensor, labels: Tensor) ->
     Raises:
         InputError: the shapes disagree, a logit is not finite, or a label is not a class.
     """
-    _check("guide", guide_logits, labels)
-    _check("suspect", suspect_logits, labels)
+    _check_shape("guide", guide_logits, labels)
+    _check_shape("suspect", suspect_logits, labels)
     if guide_logits.shape != suspect_logits.shape:
         raise InputError(
             f"the guide scores {guide_logits.shape[1]} classes, the suspect "
             f"{suspect_logits.shape[1]}; both must know the same classes"
         )
-    guide = label_entropy(guide_logits, labels)
-    suspect = label_entropy(suspect_logits, labels)
+    guide = axis([guide_logits], labels, name="guide")
+    return place(guide, axis([suspect_logits], labels, name="suspect"), labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """What one model says about every given label; all arrays have n entries.
+
+    Attributes:
+        label: int64, the model's own label.
+        entropy: float64, cross-entropy of the given label, in nats.
+        rank: float64, its rank in (0, 1].
+    """
+
+    label: NDArray[np.int64]
+    entropy: Floats
+    rank: Floats
+
+
+def axis(
+    logits: Iterable[Tensor],
+    labels: Tensor,
+    *,
+    shift: Tensor | None = None,
+    name: str = "model",
+) -> Axis:
+    """Place every sample on one axis; logits may come in blocks, so that no more than one of them
+    need be in memory.
+
+    Args:
+        logits: float [m, classes] each, the samples in order.
+        labels: int64 [n], the given labels.
+        shift: float [classes], added to the logits; see `frequency_shift`.
+        name: what messages call the model.
+
+    Raises:
+        InputError: there are more or fewer logits than labels, a logit is not finite, or a label
+            is not a class.
+
+    >>> axis([torch.zeros(2, 4), torch.zeros(1, 4)], torch.tensor([0, 1, 2])).entropy.round(3)
+    array([1.386, 1.386, 1.386])
+    """
+    own, entropy = torch.empty_like(labels), torch.empty(len(labels), dtype=torch.float64)
+    done = 0
+    for block in logits:
+        for part in in_blocks(block):
+            shifted = part if shift is None else part + shift
+            rows = slice(done, done + len(part))
+            _check_shape(name, shifted, labels[rows])
+            _check(name, shifted, labels[rows])
+            own[rows] = shifted.argmax(1)
+            entropy[rows] = torch.from_numpy(label_entropy(shifted, labels[rows]))
+            done += len(part)
+    if done != len(labels):
+        raise InputError(f"the {name} scores {done} samples, but there are {len(labels)} labels")
+    return Axis(own.numpy(), entropy.numpy(), ranks(entropy.numpy()))
+
+
+def place(guide: Axis, suspect: Axis, labels: Tensor) -> EntropyMap:
+    """Put the two axes together."""
     return EntropyMap(
         label=labels.numpy(),
-        guide_label=guide_logits.argmax(1).numpy(),
-        guide_entropy=guide,
-        guide_rank=ranks(guide),
-        suspect_entropy=suspect,
-        suspect_rank=ranks(suspect),
+        guide_label=guide.label,
+        guide_entropy=guide.entropy,
+        guide_rank=guide.rank,
+        suspect_entropy=suspect.entropy,
+        suspect_rank=suspect.rank,
     )
 
 
@@ -92,22 +152,35 @@ def match_frequencies(logits: Tensor, labels: Tensor) -> Tensor:
     tensor([[0.5000, 0.5000],
             [0.5000, 0.5000]])
     """
+    return logits + frequency_shift(logits, labels)
+
+
+def frequency_shift(logits: Tensor, labels: Tensor) -> Tensor:
+    """What `match_frequencies` adds to the logits of every sample: float32 [classes]."""
     classes = logits.shape[1]
     expected = torch.zeros(classes, dtype=torch.float64)
-    for block in torch.split(logits, BLOCK):
+    for block in in_blocks(logits):
         expected += block.double().softmax(1).sum(0)
     given = torch.bincount(labels, minlength=classes).double()
-    shift = torch.where(given > 0, (given / expected.clamp(min=1e-9)).log(), 0.0)
-    return logits + shift.float()
+    return torch.where(given > 0, (given / expected.clamp(min=1e-9)).log(), 0.0).float()
 
 
-def _check(name: str, logits: Tensor, labels: Tensor) -> None:
+def in_blocks(logits: Tensor) -> tuple[Tensor, ...]:
+    """Split logits [n, classes] into blocks of rows that are small enough to work on."""
+    return torch.split(logits, max(1, BLOCK_VALUES // max(1, logits.shape[1])))
+
+
+def _check_shape(name: str, logits: Tensor, labels: Tensor) -> None:
     if logits.ndim != 2 or len(logits) != len(labels):
         raise InputError(
             f"the {name}'s scores have shape {list(logits.shape)}, "
             f"expected [{len(labels)}, classes]"
         )
-    if not bool(torch.isfinite(logits).all()):
+
+
+def _check(name: str, logits: Tensor, labels: Tensor) -> None:
+    # A sum is finite only of finite values, and quick.
+    if not bool(torch.isfinite(logits.sum())) and not bool(torch.isfinite(logits).all()):
         raise InputError(f"the {name}'s scores hold values that are not finite")
     outside = labels[(labels < 0) | (labels >= logits.shape[1])]
     if len(outside):
@@ -130,10 +203,10 @@ def label_entropy(logits: Tensor, labels: Tensor) -> Floats:
     >>> label_entropy(torch.zeros(1, 4), torch.tensor([2])).round(3)
     array([1.386])
     """
-    entropies = torch.empty(len(labels), dtype=torch.float64)
-    for start in range(0, len(labels), BLOCK):
-        rows = slice(start, start + BLOCK)
-        scores = logits[rows].double()
+    entropies, done = torch.empty(len(labels), dtype=torch.float64), 0
+    for block in in_blocks(logits):
+        rows = slice(done, done + len(block))
+        scores, done = block.double(), rows.stop
         chosen = scores.gather(1, labels[rows, None]).squeeze(1)
         entropies[rows] = scores.logsumexp(1) - chosen
     return entropies.numpy()
@@ -170,11 +243,11 @@ def ranks(values: Floats) -> Floats:
     >>> ranks(np.array([10.0, 30.0, 20.0, 20.0]))
     array([0.25 , 1.   , 0.625, 0.625])
     """
-    order = np.argsort(values, kind="stable")
+    order = np.argsort(values)
     ordered = values[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
     ends = np.r_[starts[1:], len(values)]
-    shared = (starts + ends + 1) / 2
+    shared = (starts + ends + 1) / (2 * len(values))
     result = np.empty(len(values))
-    result[order] = np.repeat(shared, ends - starts) / len(values)
+    result[order] = np.repeat(shared, ends - starts)
     return result

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cgd.data.dataset import ImageData
-from cgd.entropy import BLOCK, EntropyMap, entropy_map, match_frequencies
+from cgd.entropy import EntropyMap, axis, frequency_shift, in_blocks, place
 from cgd.errors import InputError
-from cgd.files import read_tensors, write_tensors
+from cgd.files import read_tensors, scratch, write_tensors
 from cgd.guides import DEFAULT_GUIDE, Guide, open_guide
 from cgd.models import Classifier, ModelCard
 from cgd.presets import Preset, get_preset
@@ -93,10 +93,15 @@ def scan(
         )
 
     judged, suspect_seconds = _kept(folder, "suspect", ask_suspect)
-    if settings.match_frequencies:
-        judged = torch.stack([match_frequencies(look, data.labels) for look in judged])
-    logits = raw * ((settings.scale if scale is None else scale) / GUIDE_SCALE)
-    looks = [entropy_map(logits, look, data.labels) for look in judged]
+    relative = (settings.scale if scale is None else scale) / GUIDE_SCALE
+    logits = raw if relative == 1 else torch.mul(raw, relative, out=scratch(tuple(raw.shape)))
+    guided = axis([logits], data.labels, name="guide")
+
+    def seen_in(look: Tensor) -> EntropyMap:
+        shift = frequency_shift(look, data.labels) if settings.match_frequencies else None
+        return place(guided, axis([look], data.labels, shift=shift, name="suspect"), data.labels)
+
+    looks = [seen_in(look) for look in judged]
     ranks, verdict = judge(looks, _confidence(logits), len(data.classes))
     return Scan(
         map=ranks,
@@ -209,7 +214,7 @@ def check_fit(model: Classifier, data: ImageData) -> None:
 
 def _confidence(logits: Tensor) -> NDArray[np.float64]:
     """The guide's probability of its own label, float64 [n]."""
-    parts = [block.double().softmax(1).amax(1) for block in torch.split(logits, BLOCK)]
+    parts = [block.double().softmax(1).amax(1) for block in in_blocks(logits)]
     return torch.cat(parts).numpy()
 
 

@@ -1,6 +1,7 @@
 """The suspicious model: a short training on the untrusted data, and what it then thinks of it."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import torch
 from torch import Tensor
 
 from cgd.data.dataset import ImageData
-from cgd.files import read_tensors, write_tensors
+from cgd.files import read_tensors, scratch, write_tensors
 from cgd.models import Classifier, ModelCard, build
 from cgd.stopwatch import Stopwatch
 from cgd.training import Recipe, pick_device, predict, to_device, train
+
+BLOCK_IMAGES = 50_000
 
 
 @dataclass(frozen=True)
@@ -119,19 +122,20 @@ def suspect_logits(
         float32 [looks, n, classes], the mean over the runs; early looks come first.
     """
     device = device or pick_device()
-    total = torch.zeros(1 + len(recipe.early), len(data), len(data.classes))
+    total = None
     for run in range(recipe.runs):
         stored = folder / f"suspect-{run}.safetensors" if folder else None
         if stored and stored.is_file():
-            total += read_tensors(stored)["logits"]
-            continue
-        logits = _one_run(data, recipe, arch, seed + 1000 * run, device, folder, stopwatch)
-        if stored:
-            write_tensors(stored, {"logits": logits})
-        total += logits
+            logits = read_tensors(stored)["logits"]
+        else:
+            logits = _one_run(data, recipe, arch, seed + 1000 * run, device, folder, stopwatch)
+            if stored:
+                write_tensors(stored, {"logits": logits})
+        total = logits if total is None else total.add_(logits)
     for partial in folder.glob("suspect-*.partial") if folder else ():
         partial.unlink()
-    return total / recipe.runs
+    assert total is not None
+    return total.div_(recipe.runs)
 
 
 def _one_run(
@@ -145,7 +149,7 @@ def _one_run(
 ) -> Tensor:
     n = len(data)
     fold_of = np.random.default_rng(seed).permutation(n) % max(1, recipe.folds)
-    logits = torch.empty(1 + len(recipe.early), n, len(data.classes))
+    logits = None
     for fold in range(max(1, recipe.folds)):
         judged = torch.from_numpy(np.flatnonzero(fold_of == fold))
         seen = torch.from_numpy(np.flatnonzero(fold_of != fold)) if recipe.folds else judged
@@ -168,7 +172,13 @@ def _one_run(
             watch=looks.watch if recipe.early else None,
             stopwatch=stopwatch,
         )
-        logits[:, judged] = looks.finish()
+        found = looks.finish()
+        if whole:
+            return found
+        if logits is None:
+            logits = scratch((len(found), n, found.shape[2]))
+        logits[:, judged] = found
+    assert logits is not None
     return logits
 
 
@@ -188,7 +198,7 @@ class _Looks:
         self.path = checkpoint.with_suffix(".looks.partial") if checkpoint else None
         self.left_out = epochs // 3 if recipe.trajectory else epochs - 1
         self.counted = epochs - self.left_out
-        self.logits = torch.zeros(1 + len(self.early), len(images), len(model.card.classes))
+        self.logits = scratch((1 + len(self.early), len(images), len(model.card.classes)))
         self.taken, self.last = 0, self.left_out
         if self.path and self.path.is_file():
             stored = read_tensors(self.path)
@@ -199,16 +209,24 @@ class _Looks:
         """Take the early looks that are due when this share of the answers is right."""
         due = sum(right >= share for share in self.early)
         if due > self.taken:
-            self.logits[self.taken : due] = predict(self.model, self.images, device=self.device)
+            for rows, logits in self._look():
+                self.logits[self.taken : due, rows] = logits
             self.taken = due
             self._keep()
 
     def after_epoch(self, epoch: int) -> None:
         """Add the model as it is after `epoch` (from 1) to the last look, unless that was done."""
         if epoch > self.last:
-            self.logits[-1] += predict(self.model, self.images, device=self.device)
+            for rows, logits in self._look():
+                self.logits[-1, rows] += logits
             self.last = epoch
             self._keep()
+
+    def _look(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield what the model thinks now, so many images at a time that memory does not grow."""
+        for start in range(0, len(self.images), BLOCK_IMAGES):
+            rows = slice(start, start + BLOCK_IMAGES)
+            yield rows, predict(self.model, self.images[rows], device=self.device)
 
     def _keep(self) -> None:
         if self.path:

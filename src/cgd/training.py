@@ -84,7 +84,7 @@ def has_bfloat16(device: torch.device) -> bool:
     if device.type == "cpu":
         features: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
         return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
-    return torch.cuda.is_bf16_supported()
+    return bool(torch.cuda.is_bf16_supported())
 
 
 def autocast(device: torch.device) -> torch.autocast:

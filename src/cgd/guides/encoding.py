@@ -122,7 +122,7 @@ def encode(
     finally:
         cache.flush()
     assert values is not None
-    blocks = (values[rows] for rows in torch.from_numpy(inverse).split(BLOCK))
+    blocks = (values[rows] for rows in torch.split(torch.from_numpy(inverse), BLOCK))
     return _gathered((head(block.float()) for block in blocks), len(data))
 
 

@@ -65,7 +65,8 @@ class Preprocessing:
             # A processor's cache holds one image, not a batch.
             step = 1 if device.type == "cpu" else len(rows)
             at = torch.tensor(rows, device=device)
-            for part, places in zip(fitted.split(step), at.split(step), strict=True):
+            parts = zip(torch.split(fitted, step), torch.split(at, step), strict=True)
+            for part, places in parts:
                 prepared[places] = part.float().div_(255).sub_(mean).div_(std)
         return prepared
 
