@@ -243,11 +243,14 @@ def ranks(values: Floats) -> Floats:
     >>> ranks(np.array([10.0, 30.0, 20.0, 20.0]))
     array([0.25 , 1.   , 0.625, 0.625])
     """
-    order = np.argsort(values)
-    ordered = values[order]
+    # Read as integers, floats above zero keep their order; so do those below with their bits
+    # turned round. torch sorts integers several times faster than NumPy sorts floats.
+    bits = torch.from_numpy(values + 0.0).view(torch.int64)  # + 0.0, because -0.0 equals 0.0
+    keys, places = torch.sort(bits ^ ((bits >> 63) & 2**63 - 1))
+    ordered, order = keys.numpy(), places.numpy()
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
     ends = np.r_[starts[1:], len(values)]
     shared = (starts + ends + 1) / (2 * len(values))
     result = np.empty(len(values))
-    result[order] = np.repeat(shared, ends - starts)
+    result[order] = shared if len(starts) == len(values) else np.repeat(shared, ends - starts)
     return result

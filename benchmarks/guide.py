@@ -1,0 +1,122 @@
+"""The guide pass against the bare forward pass of the same model on inputs that are ready.
+
+python -m benchmarks.guide --small CIFAR.parquet --photos FOLDER [--onnx FILE] --out DIR
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from safetensors.torch import save_file
+
+from benchmarks.clock import Times, Work, in_turns, ratios, spread
+from cgd.data import ImageData, load
+from cgd.files import write_json, write_text
+from cgd.guides import open_guide
+from cgd.guides.cache import VectorCache
+from cgd.guides.encoding import Encoder, encode
+from cgd.training import pick_device
+
+CLIP = "ViT-B-32"
+
+
+def guide_pass(data: ImageData, encoder: Encoder, repetitions: int) -> dict[str, Times]:
+    """Time `bare`, the forward pass, and `cgd`, the whole pass: decode, prepare, encode, store."""
+    positions = np.arange(len(data))
+    ready = []
+    for rows in np.array_split(positions, -(-len(data) // encoder.batch)):
+        read = data.originals or (lambda at, side: list(data.images[at]))
+        ready.append(
+            encoder.preprocessing(read(rows.tolist(), encoder.preprocessing.side), encoder.device)
+        )
+
+    @torch.no_grad()
+    def bare() -> None:
+        for images in ready:
+            encoder.forward(images).cpu()
+
+    def whole() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            encode(data, encoder, VectorCache(Path(folder), {}))
+
+    return in_turns({"bare": Work(bare, len(data)), "cgd": Work(whole, len(data))}, repetitions)
+
+
+def random_clip(folder: Path) -> str:
+    """Write a CLIP with random weights; return it as a guide: speed does not depend on weights."""
+    torch.manual_seed(0)
+    path = folder / "clip.safetensors"
+    save_file(open_clip.create_model(CLIP).state_dict(), path)
+    return f"open_clip:{CLIP}/{path}"
+
+
+def sample(data: ImageData, count: int) -> ImageData:
+    """Some images, in order, from all over the data."""
+    return data.subset(np.linspace(0, len(data) - 1, count).astype(np.int64))
+
+
+def record(times: dict[str, Times], **facts: Any) -> dict[str, Any]:
+    """What is kept of a comparison: rates in images a second, ratios turn by turn."""
+    bare, ours = times["bare"], times["cgd"]
+    return {
+        **facts,
+        "images": ours.images,
+        "bare_per_s": bare.rate,
+        "cgd_per_s": ours.rate,
+        "ratio": ratios(bare.wall, ours.wall),
+        "ratio_cpu": ratios(bare.cpu, ours.cpu),
+        "bare_cpu_ms": 1e3 * float(np.median(bare.cpu)),
+        "cgd_cpu_ms": 1e3 * float(np.median(ours.cpu)),
+    }
+
+
+def markdown(records: list[dict[str, Any]]) -> str:
+    """The records as a table."""
+    lines = [
+        "| guide | images | bare, images/s | cgd, images/s | ratio, wall | bare, CPU ms/image "
+        "| cgd, CPU ms/image | ratio, CPU |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in records:
+        lines.append(
+            f"| {row['guide']} | {row['input']} | {row['bare_per_s']:.1f} | {row['cgd_per_s']:.1f} "
+            f"| {spread(row['ratio'])} | {row['bare_cpu_ms']:.1f} | {row['cgd_cpu_ms']:.1f} "
+            f"| {spread(row['ratio_cpu'])} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--small", required=True, help="DATA of 32 px")
+    parser.add_argument("--photos", required=True, help="DATA of large JPEG files")
+    parser.add_argument("--onnx", help="ONNX classifier")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=128, help="images a turn (ONNX: four times)")
+    parser.add_argument("--turns", type=int, default=7)
+    options = parser.parse_args()
+    device = pick_device()
+    inputs = {"32 px": load(options.small), "JPEG photos": load(options.photos)}
+    records = []
+    with tempfile.TemporaryDirectory() as folder:
+        guides = {CLIP: (random_clip(Path(folder)), options.count)}
+        if options.onnx:
+            guides[Path(options.onnx).stem] = (f"onnx:{options.onnx}", 4 * options.count)
+        for name, (spec, count) in guides.items():
+            encoder = open_guide(spec, device=device).encoder  # type: ignore[attr-defined]
+            for kind, data in inputs.items():
+                times = guide_pass(sample(data, count), encoder, options.turns)
+                records.append(record(times, guide=name, input=kind, batch=encoder.batch))
+                print(markdown(records[-1:]), flush=True)
+    facts = {"device": str(device), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    write_json(options.out / "guide.json", {**facts, "records": records})
+    write_text(options.out / "guide.md", markdown(records))
+
+
+if __name__ == "__main__":
+    main()
