@@ -1,6 +1,7 @@
 """The entropy map against plain loops, torch and scipy."""
 
 import math
+from dataclasses import fields
 from random import Random
 
 import numpy as np
@@ -13,7 +14,16 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from cgd.entropy import entropy_map, label_entropy, match_frequencies, ranks
+from cgd import entropy as entropy_module
+from cgd.entropy import (
+    axis,
+    entropy_map,
+    frequency_shift,
+    label_entropy,
+    match_frequencies,
+    place,
+    ranks,
+)
 from cgd.errors import InputError
 
 INFINITY = math.inf
@@ -211,3 +221,37 @@ def test_scores_that_do_not_fit_are_refused(
 def test_a_label_outside_the_classes_is_refused(label: int) -> None:
     with pytest.raises(InputError, match=f"label {label} is none of the 3 classes"):
         entropy_map(GOOD, GOOD, torch.tensor([0, label, 0, 1]))
+
+
+@given(scored_labels(), st.lists(st.integers(0, 20), max_size=4), st.integers(1, 30))
+@settings(max_examples=50, deadline=None)
+def test_blocks_of_any_size_give_the_map_of_the_whole(
+    case: tuple[NDArray[np.float64], NDArray[np.int64]], cuts: list[int], values: int
+) -> None:
+    logits, labels = (torch.from_numpy(array) for array in case)
+    suspect = logits.flip(0)
+    whole = entropy_map(logits, match_frequencies(suspect, labels), labels)
+    places = sorted(min(cut, len(labels)) for cut in cuts)
+    blocks, suspect_blocks = (torch.tensor_split(x, places) for x in (logits, suspect))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(entropy_module, "BLOCK_VALUES", values)
+        shift = frequency_shift(suspect, labels)
+        streamed = place(
+            axis(iter(blocks), labels), axis(iter(suspect_blocks), labels, shift=shift), labels
+        )
+    for field in fields(whole):
+        found, expected = (getattr(one, field.name) for one in (streamed, whole))
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_blocks_must_cover_the_labels() -> None:
+    labels = torch.zeros(4, dtype=torch.int64)
+    with pytest.raises(InputError, match="scores 2 samples, but there are 4 labels"):
+        axis([torch.zeros(2, 3)], labels)
+    with pytest.raises(InputError, match=r"expected \[1, classes\]"):
+        axis([torch.zeros(3, 3), torch.zeros(2, 3)], labels)
+
+
+def test_ranks_hold_both_zeros_equal_and_order_negative_values() -> None:
+    values = np.array([0.0, -0.0, -2.0, -1.0, -INFINITY, 5e-324])
+    assert (6 * ranks(values)).tolist() == [4.5, 4.5, 2, 3, 1, 6]

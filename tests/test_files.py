@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cgd.errors import InputError
-from cgd.files import atomic, read_json, read_tensors, write_json, write_tensors, write_text
+from cgd.files import (
+    atomic,
+    read_json,
+    read_tensors,
+    scratch,
+    write_json,
+    write_tensors,
+    write_text,
+)
 
 Write = Callable[[Path], None]
 
@@ -185,3 +193,17 @@ def test_pickled_tensors_are_refused(tmp_path: Path) -> None:
     torch.save({"logits": torch.zeros(50)}, tmp_path / "t.safetensors")
     with pytest.raises(InputError, match="not a safetensors file"):
         read_tensors(tmp_path / "t.safetensors")
+
+
+def test_scratch_is_zeros_in_memory_or_in_a_file_that_vanishes(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    small = scratch((3, 2), torch.float16)
+    large = scratch((3, 2), torch.float16, in_memory=11)
+    assert torch.equal(small, large)
+    large[1] = 5
+    assert large.sum() == 10
+    assert list(tmp_path.iterdir()) == []
+    usage = type("Usage", (), {"free": 10})
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
+    with pytest.raises(InputError, match="set TMPDIR"):
+        scratch((3, 2), torch.float16, in_memory=11)

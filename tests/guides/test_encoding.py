@@ -1,6 +1,7 @@
 """Encoding through the cache: what is encoded, how often, and what survives."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from cgd.data.dataset import ImageData
 from cgd.errors import InputError
+from cgd.files import scratch
 from cgd.guides import cache as cache_module
+from cgd.guides import encoding
 from cgd.guides.cache import VectorCache, default_folder
 from cgd.guides.encoding import Encoder, encode
 from cgd.guides.preprocessing import Preprocessing
@@ -233,3 +236,44 @@ def test_a_failing_read_is_passed_on(noise_data, tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="changed on disk"):
         run(replace(noise_data(), originals=originals), tmp_path)
+
+
+def test_a_head_sees_every_image_in_order_whatever_was_stored(
+    noise_data, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(encoding, "BLOCK", 5)
+    data = noise_data(n=8).subset(np.array([7, 0, 1, 1, 2, 3, 4, 5, 6, 0, 7]))
+    run(data.subset(np.arange(4)), tmp_path)
+
+    def head(block: Tensor) -> Tensor:
+        assert len(block) <= 5
+        return 2 * block[:, :2]
+
+    encoder = make_encoder(Counting())
+    scores = encode(data, encoder, VectorCache(tmp_path, {"model": "test"}), head)
+    assert torch.equal(scores, 2 * run(data, tmp_path)[0][:, :2])
+
+
+def test_a_killed_pass_keeps_its_shards_and_encodes_no_image_twice(
+    noise_data, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(cache_module, "SHARD_IMAGES", 4)
+    data = noise_data(n=16)
+    # As if the process ended at once: what waits for the next shard is lost.
+    with monkeypatch.context() as patch:
+        patch.setattr(VectorCache, "flush", _only_when_full)
+        with pytest.raises(KeyboardInterrupt):
+            run(data, tmp_path, Counting(limit=12))
+    assert run(data, tmp_path)[1] == 4
+
+
+def _only_when_full(cache: VectorCache, flush=VectorCache.flush) -> None:
+    if sum(map(len, cache._keys)) >= 4:
+        flush(cache)
+
+
+def test_large_results_are_mapped_and_equal(noise_data, tmp_path: Path, monkeypatch) -> None:
+    data = noise_data(n=9)
+    in_memory, _ = run(data, tmp_path / "a")
+    monkeypatch.setattr(encoding, "scratch", partial(scratch, in_memory=1))
+    assert torch.equal(run(data, tmp_path / "b")[0], in_memory)

@@ -138,3 +138,23 @@ def test_published_settings_go_with_published_weights(clip_weights, monkeypatch)
     assert preprocessing.size == (32, 32)
     kinds = {type(module).__name__ for module in guide.model.modules()}  # type: ignore[attr-defined]
     assert "QuickGELU" in kinds
+
+
+def test_half_precision_hardly_moves_the_scores(
+    clip_weights: Path, noise_data, tmp_path, monkeypatch
+) -> None:
+    data, name = noise_data(n=6, size=32), f"open_clip:{TINY_CLIP}/{clip_weights / 'weights.pt'}"
+    exact = open_guide(name, cache=tmp_path / "exact").logits(data)
+    monkeypatch.setattr(guide_module, "has_bfloat16", lambda device: True)
+    guide = open_guide(name, cache=tmp_path / "half")
+    dtypes = {tensor.dtype for tensor in guide.model.visual.parameters()}  # type: ignore[attr-defined]
+    assert dtypes == {torch.bfloat16}
+    assert guide.model.token_embedding.weight.dtype == torch.float32  # type: ignore[attr-defined]
+    assert (guide.logits(data) - exact).abs().max() < 0.05 * exact.abs().max()
+
+
+def test_batch_normalisation_keeps_full_precision() -> None:
+    tower = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)).eval()
+    guide_module._convert(tower, torch.bfloat16)
+    assert tower[1].running_var.dtype == torch.float32
+    assert tower(torch.zeros(2, 3, 8, 8, dtype=torch.bfloat16)).dtype == torch.bfloat16

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
@@ -80,7 +81,7 @@ def decode_shrunk(encoded: bytes, side: int) -> NDArray[np.uint8]:
         if short <= side:
             return _pixels(image, image.size)
         other = int(side * long / short)
-        return _pixels(image, (side, other) if image.width == short else (other, side))
+        return _shrunk(image, (side, other) if image.width == short else (other, side))
 
 
 def decode_file(path: Path) -> Tensor:
@@ -149,11 +150,28 @@ def _without_ends(image: Image.Image) -> Image.Image:
     return image.crop((left, top, left + min(width, longest), top + min(height, longest)))
 
 
+def _shrunk(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """As `_pixels`, of a larger image; by torch, whose filter takes a fifth of the time."""
+    _draft(image, size)
+    rgb = _to_rgb(image)
+    factor = int(min(rgb.width / size[0], rgb.height / size[1]) / REDUCING_GAP)
+    if factor > 1:
+        rgb = rgb.reduce(factor)
+    pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)[None]
+    shrunk = F.interpolate(pixels, size[::-1], mode="bicubic", antialias=True)[0]
+    found: NDArray[np.uint8] = shrunk.numpy()
+    return found
+
+
+def _draft(image: Image.Image, size: tuple[int, int]) -> None:
+    """JPEG can decode at 1/2, 1/4 or 1/8 for less work; twice the size is left for the filter."""
+    image.draft(None, (int(size[0] * REDUCING_GAP), int(size[1] * REDUCING_GAP)))
+
+
 def _pixels(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Decode to RGB at (width, height): uint8 [3, height, width]."""
     if image.size != size:
-        # JPEG can decode at 1/2, 1/4 or 1/8 for less work; twice the size is left for the filter.
-        image.draft(None, (int(size[0] * REDUCING_GAP), int(size[1] * REDUCING_GAP)))
+        _draft(image, size)
     rgb = _to_rgb(image)
     if rgb.size != size:
         rgb = rgb.resize(size, Image.Resampling.BICUBIC, reducing_gap=REDUCING_GAP)
