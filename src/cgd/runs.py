@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cgd.data.dataset import ImageData
@@ -19,7 +20,7 @@ from cgd.evaluation import Evaluation, effectiveness
 from cgd.files import atomic, read_json, read_tensors, write_json
 from cgd.guides import agreement
 from cgd.pipeline import GUIDE_SCALE, Scan
-from cgd.split import Split
+from cgd.split import PARTS, Split
 from cgd.verdict import Verdict
 
 ROWS_PER_GROUP = 65536
@@ -106,7 +107,7 @@ def write_scan(out: Path, data: ImageData, scan: Scan) -> None:
         ranks.suspect_rank,
         scan.verdict.probability,
         scan.verdict.score,
-        scan.split.part_names(),
+        scan.split.part_numbers(),
     ]
     with (
         atomic(out / "scores.parquet") as temporary,
@@ -114,9 +115,10 @@ def write_scan(out: Path, data: ImageData, scan: Scan) -> None:
     ):
         for start in range(0, len(data), ROWS_PER_GROUP):
             rows = slice(start, start + ROWS_PER_GROUP)
+            *values, parts = (column[rows] for column in columns)
             arrays = [
-                pa.array(column[rows], kind.type)
-                for column, kind in zip(columns, schema, strict=True)
+                pa.array(column, kind.type)
+                for column, kind in zip([*values, np.array(PARTS)[parts]], schema, strict=True)
             ]
             writer.write_batch(pa.record_batch(arrays, schema=schema))
 
@@ -138,8 +140,10 @@ def read_scan(folder: Path, data: ImageData) -> Scan:
     probability, score = (
         table[name].to_numpy().astype(np.float64) for name in ("poison_probability", "poison_score")
     )
-    part = np.asarray(table["part"].to_pylist())
-    rows = [np.flatnonzero(part == name) for name in ("clean", "triggered", "unused")]
+    rows = [
+        np.flatnonzero(pc.equal(table["part"], name).to_numpy())
+        for name in ("clean", "triggered", "unused")
+    ]
     result = read_json(folder / "result.json")
     repaired = result.get("unlearning") or result.get("defense") or {}
     stored = read_tensors(folder / GUIDE_LOGITS)["logits"]

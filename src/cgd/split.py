@@ -10,6 +10,7 @@ from cgd.errors import InputError
 from cgd.verdict import Verdict
 
 Rows = NDArray[np.int64]
+PARTS = ("unused", "clean", "triggered")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +45,14 @@ class Split:
 
     def part_names(self) -> NDArray[np.str_]:
         """Return `clean`, `triggered` or `unused` for each of the n samples."""
-        names = np.full(len(self.clean) + len(self.triggered) + len(self.unused), "unused", "U9")
-        names[self.clean] = "clean"
-        names[self.triggered] = "triggered"
-        return names
+        return np.array(PARTS)[self.part_numbers()]
+
+    def part_numbers(self) -> NDArray[np.uint8]:
+        """Return the place in `PARTS` of each of the n samples."""
+        numbers = np.zeros(len(self.clean) + len(self.triggered) + len(self.unused), np.uint8)
+        numbers[self.clean] = PARTS.index("clean")
+        numbers[self.triggered] = PARTS.index("triggered")
+        return numbers
 
 
 def released_split(ranks: EntropyMap, verdict: Verdict, s1: float = 0.2, s2: float = 0.1) -> Split:

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -130,9 +131,12 @@ def read_scores(path: Path, classes: int) -> Scores:
         raise InputError(f"{path}: no such file; the report is of a finished scan or defence")
     names = ("label", "guide_label", "guide_rank", "suspect_rank", "poison_score")
     try:
-        table = pq.read_table(path, columns=[*names, "path", "part"])
+        stored = pq.ParquetFile(path)
+        stored.schema_arrow.field("path")  # is read later, and only in part
+        table = stored.read([*names, "part"])
         columns = [table[name].to_numpy().astype(np.float64) for name in names]
-        part = table["part"].to_numpy(zero_copy_only=False).astype("U9")
+        known = pc.index_in(table["part"].cast(pa.string()), pa.array(PARTS))
+        part = np.array([*PARTS, ""])[known.fill_null(len(PARTS)).to_numpy()]
     except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: not the scores of a scan ({reason})") from error
