@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from cgd.files import write_json, write_text
 from cgd.pipeline import Scan
 from cgd.runs import write_scan
 from cgd.split import balanced_order, released_split, score_split
+from cgd.verdict import Verdict
 
 CLASSES = 1000
 ROWS = 4096
@@ -74,17 +75,22 @@ def work(part: str, n: int, out: Path) -> Callable[[], object]:
         def both() -> None:
             found = mapped(guide, suspect)
             score_split(found)
-            released_split(found)
+            released_split(found, nothing(n))
 
         return both
     found = mapped(guide, suspect)
-    scan = Scan(found, score_split(found), torch.empty(0), {}, 0.0, "")
-    one = from_arrays(torch.zeros(1, 3, 1, 1, dtype=torch.uint8), torch.zeros(1), ["a", "b"])
-    data = replace(one, labels=torch.from_numpy(found.label), index=np.arange(n), paths=Names(n))
+    scan = Scan(found, nothing(n), score_split(found), torch.empty(0), {}, 0.0, "")
+    few = from_arrays(torch.zeros(1, 3, 1, 1, dtype=torch.uint8), torch.zeros(1), ["a", "b"])
+    data = replace(few, labels=torch.from_numpy(found.label), index=np.arange(n), paths=Names(n))
     return lambda: write_scan(out, data, scan)
 
 
-class Names:
+def nothing(n: int) -> Verdict:
+    """Say that there is no sign of poison."""
+    return Verdict("none", (), (), np.zeros(n), np.zeros(n))
+
+
+class Names(Sequence[str]):
     """n made-up paths, none of them in memory."""
 
     def __init__(self, n: int) -> None:
@@ -93,7 +99,7 @@ class Names:
     def __len__(self) -> int:
         return self.n
 
-    def __getitem__(self, rows: slice) -> list[str]:
+    def __getitem__(self, rows: Any) -> Any:
         return [f"n{row % CLASSES:08}/{row:08}.jpg" for row in range(*rows.indices(self.n))]
 
 
