@@ -21,9 +21,9 @@ def scan(world: Any) -> Any:
     guide, suspect = torch.zeros(n, 3), torch.zeros(n, 3)
     guide[torch.arange(n), torch.arange(n) % 3] = 5.0  # the toy data's own labels
     suspect[world.manifest.poison, labels[world.manifest.poison]] = 5.0
-    return SimpleNamespace(
-        map=entropy_map(guide, suspect, labels), seconds={"guide": 1.0, "suspect": 2.0}
-    )
+    ranks = entropy_map(guide, suspect, labels)
+    verdict = SimpleNamespace(score=ranks.poison_score)
+    return SimpleNamespace(map=ranks, verdict=verdict, seconds={"guide": 1.0, "suspect": 2.0})
 
 
 def test_the_detectors_score_every_sample(world: Any) -> None:
