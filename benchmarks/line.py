@@ -4,6 +4,7 @@ Hours of work are not done: each stage is timed on a sample of its images and sc
 number. `check` does the whole line, on few images, and compares.
 """
 
+import copy
 import math
 import tempfile
 from collections.abc import Callable, Iterator
@@ -172,8 +173,9 @@ def _plain(
     for_clip = endless(Encoded(data, PLAIN), sizes.guide, workers=0)
     shifted = endless(Encoded(data, augmented(data.size)), sizes.batch, workers=2)
     logits, labels = _logits(data, sizes.all)
+    clip = copy.deepcopy(guide.model).float()
     return {
-        ("plain", "guide", "CLIP"): lambda: guided(guide.model.encode_image, for_clip, device),
+        ("plain", "guide", "CLIP"): lambda: guided(clip.encode_image, for_clip, device),
         ("plain", "suspect", "training"): lambda: steps(net, as_stored, 1, adam, device),
         ("plain", "suspect", "prediction"): lambda: judged(net, as_stored, 1, device),
         ("plain", "split", "ranks, JSON"): lambda: separated(logits, -logits, labels, folder),
