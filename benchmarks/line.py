@@ -78,7 +78,7 @@ class Part:
 class Sizes:
     """Images a repetition of the slow parts; tests take fewer."""
 
-    batch: int = 128
+    batch: int = BATCH
     guide: int = 32
     suspect: int = 20 * 128
     all: int = CIFAR
