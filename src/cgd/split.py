@@ -117,7 +117,8 @@ def balanced_order(labels: NDArray[np.int64], generator: np.random.Generator) ->
     Returns:
         int64 [present classes x size of the largest class], shuffled.
     """
-    rows_of = [np.flatnonzero(labels == c) for c in np.unique(labels)]
+    by_class, sizes = np.argsort(labels, kind="stable"), np.bincount(labels)
+    rows_of = [rows for rows in np.split(by_class, np.cumsum(sizes)[:-1]) if len(rows)]
     largest = max(len(rows) for rows in rows_of)
     drawn = []
     for rows in rows_of:
