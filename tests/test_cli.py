@@ -736,6 +736,31 @@ def test_no_room_for_a_file_is_told_in_one_line(
     assert cgd(*command).code == 0
 
 
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        (["scan"], "data"),
+        (["scan", "x", "--epochs", "3"], "--epochs"),
+        (["scan", "x", "--seed", "-1"], "seed"),
+        (["sacn", "x"], "sacn"),
+    ],
+)
+def test_bad_usage_is_one_line_that_names_the_help(cgd: Run, words: list[str], wrong: str) -> None:
+    answer = cgd(*words)
+    assert answer.code == 2
+    (line,) = answer.err.splitlines()
+    assert line.startswith("cgd")
+    assert wrong in line.lower()
+    assert "--help" in line
+
+
+def test_without_words_the_help_is_shown(cgd: Run) -> None:
+    answer = cgd()
+    assert answer.code == 2
+    assert "scan" in answer.out + answer.err
+    assert "Traceback" not in answer.err
+
+
 def test_ctrl_c_says_that_the_same_command_continues(
     cgd: Run, world: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

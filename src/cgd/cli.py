@@ -472,7 +472,7 @@ def demo(
 
 def main() -> None:
     """Run the command; 0 = done, 1 = failed, 2 = bad usage or bad input."""
-    sys.exit(_exit_code(app))
+    sys.exit(_exit_code(lambda: app(standalone_mode=False)))
 
 
 def _interrupted() -> int:
@@ -482,7 +482,7 @@ def _interrupted() -> int:
 
 def _exit_code(run: Callable[[], Any]) -> int:
     try:
-        run()
+        outcome = run()
     except InputError as error:
         print(f"cgd: {plain(error, 2000)}", file=sys.stderr)
         return 2
@@ -494,10 +494,23 @@ def _exit_code(run: Callable[[], Any]) -> int:
         reason = error.strerror or error
         print(f"cgd: {where}{reason}; once mended, the same command continues", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         return _interrupted()
-    except SystemExit as stop:  # which typer makes of all others
-        if stop.code == INTERRUPTED:
-            return _interrupted()
-        return stop.code if isinstance(stop.code, int) else 1
-    return 0
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # typer's own; its class moves between versions
+            raise
+        return _bad_usage(error)
+    if outcome == INTERRUPTED:  # which some versions of typer make of Ctrl-C
+        return _interrupted()
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _bad_usage(error: Any) -> int:
+    """Say in one line what is wrong with the words of a command; without any, show the help."""
+    if message := error.format_message():
+        words = error.ctx.command_path.split()[1:] if error.ctx else []
+        command = " ".join(["cgd", *words])
+        print(f"{command}: {plain(message, 2000)} Try `{command} --help`.", file=sys.stderr)
+    else:
+        error.show()
+    return 2
