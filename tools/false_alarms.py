@@ -108,12 +108,13 @@ def kinds(folder: Path, work: Path) -> Iterator[Kind]:
 def main() -> None:
     """Make the runs that are missing, then the table."""
     folder, out = (Path(name) for name in sys.argv[1:3])
-    for kind in kinds(folder, out / "work"):
-        for seed in range(kind.runs):
-            path = out / "cells" / f"{kind.name.replace(' ', '-')}-{seed}.json"
-            if not path.is_file():
-                write_json(path, run(kind, seed))
-                print(path.stem, read_json(path)["verdict"], flush=True)
+    ways = list(kinds(folder, out / "work"))
+    wanted = [(seed, kind) for kind in ways for seed in range(kind.runs)]
+    for seed, kind in sorted(wanted, key=lambda entry: entry[0]):  # of each kind some, first
+        path = out / "cells" / f"{kind.name.replace(' ', '-')}-{seed}.json"
+        if not path.is_file():
+            write_json(path, run(kind, seed))
+            print(path.stem, read_json(path)["verdict"], flush=True)
     cells = [read_json(path) for path in sorted((out / "cells").glob("*.json"))]
     write_cells(out / "cells.parquet", cells)
     told = [cell["verdict"] for cell in read_cells(out / "cells.parquet")]
