@@ -73,8 +73,10 @@ class ImplicitUnlearning(Repair):
             found = self._search(repaired, batches)
             norms.append(round(float(found.norm()), 3))
             self._unlearn(repaired, optimizer, found, batches, generator)
-        # Searching takes one pass a batch; unlearning one for the labels and one for the search.
-        shown = 3 * self.rounds * self.steps * min(self.batch, len(clean))
+        # To search, a batch goes through once; to unlearn, once for the labels, once for the inner
+        # problem, and once for each product with second derivatives.
+        passes = 3 + self.fixed_point + 1
+        shown = passes * self.rounds * self.steps * min(self.batch, len(clean))
         return Defended(repaired, shown, {"perturbation_norms": norms})
 
     def _search(self, model: Classifier, batches: list[tuple[Tensor, Tensor]]) -> Tensor:
