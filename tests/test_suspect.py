@@ -151,7 +151,7 @@ def test_a_kill_before_the_checkpoint_counts_no_epoch_twice(
     data = toy_data(40)
     recipe = SuspectRecipe(replace(QUICK, epochs=3), trajectory=True)
     whole = logits_of(data, recipe)
-    keep = training._keep
+    keep = training.keep_state
 
     def dying(path: Path, model: Any, optimizer: Any, epochs: int) -> None:
         if epochs == 2:
@@ -159,7 +159,7 @@ def test_a_kill_before_the_checkpoint_counts_no_epoch_twice(
         keep(path, model, optimizer, epochs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_keep", dying)
+        patch.setattr(training, "keep_state", dying)
         with pytest.raises(Killed):
             logits_of(data, recipe, folder=tmp_path)
     assert torch.equal(logits_of(data, recipe, folder=tmp_path), whole)

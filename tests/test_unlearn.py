@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -451,3 +452,26 @@ def test_triggered_samples_count_by_their_probability_of_being_poison(scene: Sce
     torch.testing.assert_close(kept[name], unpushed[name])
     torch.testing.assert_close(certain[name], unweighted[name])
     assert not torch.equal(kept[name], certain[name])
+
+
+@pytest.mark.parametrize("recipe", [RELEASED, RETARGET], ids=["released", "ours"])
+def test_a_killed_repair_goes_on_to_the_same_model(
+    scene: Scene, recipe: Unlearning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, path = replace(recipe, rounds=3, steps=2), tmp_path / "unlearning.partial"
+    whole = scene.repair(recipe)
+    keep = module.keep_state
+
+    def dying(file: Path, model: Any, optimizer: Any, done: int, **more: Any) -> None:
+        keep(file, model, optimizer, done, **more)
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "keep_state", dying)
+        with pytest.raises(KeyboardInterrupt):
+            scene.repair(recipe, checkpoint=path)
+    resumed = scene.repair(recipe, checkpoint=path)
+    assert weights_equal(resumed.model, whole.model)
+    assert resumed.held_out_accuracy == whole.held_out_accuracy
+    assert (resumed.images, resumed.kept_round) == (whole.images, whole.kept_round)

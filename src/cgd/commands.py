@@ -215,6 +215,7 @@ def defend(
         force=force,
         seed=source.seed,
         device=device,
+        checkpoint=out / "unlearning.partial",
     )
     repaired, story = _repaired(out, len(data), force, unlearn)
 
@@ -360,7 +361,7 @@ def _scanned(
 
 
 def _repaired(
-    out: Path, samples: int, force: bool, unlearn: Callable[[], Unlearned]
+    out: Path, samples: int, force: bool, unlearn: Callable[..., Unlearned]
 ) -> tuple[Classifier, dict[str, Any]]:
     """Unlearn, unless that was done before; tell how it went."""
     path = out / "unlearning.json"
@@ -368,16 +369,18 @@ def _repaired(
         story = read_json(path)
         if story["held_out_accuracy"] or not force:
             return load_model(out), story
-    start = time.perf_counter()
-    repair = unlearn()
+    stopwatch = Stopwatch(out / "unlearning.seconds.partial")
+    repair = unlearn(stopwatch=stopwatch)
     save_model(out, repair.model)
     story = {
         "held_out_accuracy": repair.held_out_accuracy,
         "kept_round": repair.kept_round,
         "passes": repair.images / samples,
-        "seconds": time.perf_counter() - start,
+        "seconds": stopwatch.keep(),
     }
     write_json(path, story)
+    for partial_file in out.glob("unlearning.*partial"):
+        partial_file.unlink()
     return repair.model, story
 
 

@@ -165,8 +165,11 @@ def repair(
     force: bool = False,
     seed: int = 0,
     device: torch.device | None = None,
+    checkpoint: Path | None = None,
+    stopwatch: Stopwatch | None = None,
 ) -> Repair:
-    """As `defend`, and tell how the repair went.
+    """As `defend`, and tell how the repair went; with `checkpoint`, a killed one goes on (see
+    `cgd.unlearn.unlearn`).
 
     Raises:
         InputError: data, scan and model do not belong together.
@@ -185,6 +188,8 @@ def repair(
         poison=scan.verdict.probability if scan.verdict.targets else None,
         seed=seed,
         device=device,
+        checkpoint=checkpoint,
+        stopwatch=stopwatch,
     )
 
 

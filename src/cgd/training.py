@@ -282,7 +282,7 @@ def train(
     schedule = None
     if recipe.schedule == "one_cycle":
         schedule = one_cycle(recipe.lr, recipe.epochs * steps)
-    first = _restore(checkpoint, model, optimizer) if checkpoint else 0
+    first, _ = restore_state(checkpoint, model, optimizer)
     for epoch in track(range(first, recipe.epochs), label):
         model.train()
         generator = seeded(seed, epoch)
@@ -317,38 +317,48 @@ def train(
         if after_epoch:
             after_epoch(epoch + 1)
         if checkpoint:
-            _keep(checkpoint, model, optimizer, epoch + 1)
+            keep_state(checkpoint, model, optimizer, epoch + 1)
         if stopwatch:
             stopwatch.keep()
     return model.eval()
 
 
-def _keep(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, epochs: int) -> None:
+def keep_state(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, done: int, **more: Tensor
+) -> None:
+    """Write what a training needs to go on after `done` epochs or rounds."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
     for number, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
             tensors[f"optimizer/{number}/{name}"] = torch.as_tensor(value)
-    write_tensors(path, tensors | {"epochs": torch.tensor(epochs)})
+    write_tensors(path, {**tensors, **more, "done": torch.tensor(done)})
 
 
-def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Load what `_keep` wrote, if it is there; return the number of epochs that are done."""
-    if not path.is_file():
-        return 0
+def restore_state(
+    path: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, what: str = "epoch"
+) -> tuple[int, dict[str, Tensor]]:
+    """Load what `keep_state` wrote, if it is there.
+
+    Returns:
+        The number of epochs or rounds that are done, and what else was kept.
+    """
+    if path is None or not path.is_file():
+        return 0, {}
     tensors = read_tensors(path)
-    epochs = int(tensors.pop("epochs"))
+    done = int(tensors.pop("done"))
     state: dict[int, dict[str, Tensor]] = {}
     for key in [key for key in tensors if key.startswith("optimizer/")]:
         _, number, name = key.split("/")
         state.setdefault(int(number), {})[name] = tensors.pop(key)
-    model.load_state_dict({key.removeprefix("model/"): value for key, value in tensors.items()})
+    weights = {key: tensors.pop(key) for key in list(tensors) if key.startswith("model/")}
+    model.load_state_dict({key.removeprefix("model/"): value for key, value in weights.items()})
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
     for parameter, values in optimizer.state.items():  # fused updates need one memory layout
         for name, value in values.items():
             if value.shape == parameter.shape:
                 values[name] = torch.empty_like(parameter).copy_(value)
-    say(f"resuming after epoch {epochs}")
-    return epochs
+    say(f"resuming after {what} {done}")
+    return done, tensors
 
 
 @torch.inference_mode()

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -23,13 +24,16 @@ from cgd.metrics import accuracy
 from cgd.models import Classifier
 from cgd.progress import track
 from cgd.split import Split, balanced_order
+from cgd.stopwatch import Stopwatch
 from cgd.training import (
     augment,
     autocast,
+    keep_state,
     one_cycle,
     pick_device,
     place,
     predict,
+    restore_state,
     run_steps,
     seeded,
     seeded_layers,
@@ -214,6 +218,8 @@ def unlearn(
     poison: NDArray[np.float64] | None = None,
     seed: int = 0,
     device: torch.device | None = None,
+    checkpoint: Path | None = None,
+    stopwatch: Stopwatch | None = None,
 ) -> Repair:
     """Repair a backdoored model; the model that is handed in stays as it is.
 
@@ -227,6 +233,9 @@ def unlearn(
             of it, so that all triggered samples are taken for poison.
         seed: fixes the held-out part, the order and the augmentation.
         device: where to compute; default: a GPU if there is one.
+        checkpoint: file that receives the state after every round; a killed repair goes on from
+            there. It is left to the caller, who removes it when the model is saved.
+        stopwatch: kept along with the checkpoint.
 
     Raises:
         InputError: the training diverged to outputs that are not finite.
@@ -255,9 +264,11 @@ def unlearn(
             raise InputError("unlearning: the outputs are not finite; lower the learning rate")
         return accuracy(logits.argmax(1).numpy(), labels[held_out])
 
-    accuracies = [held_out_accuracy()]
-    best, kept = copy.deepcopy(model.state_dict()), 0
-    for number in track(range(1, recipe.rounds + 1), "unlearning"):
+    kept, more = restore_state(checkpoint, model, optimizer, "round")
+    accuracies = more["accuracies"].tolist() if more else [held_out_accuracy()]
+    objective.images_seen = int(more["images"]) if more else 0
+    best = copy.deepcopy(model.state_dict())
+    for number in track(range(kept + 1, recipe.rounds + 1), "unlearning"):
         model.train()
         batches = _batches(labels, seen, split.triggered, recipe, steps, seed + number)
         generator = seeded(seed, number)
@@ -270,6 +281,12 @@ def unlearn(
         if fell or accuracies[-1] < accuracies[0] / 2:
             break
         best, kept = copy.deepcopy(model.state_dict()), number
+        if checkpoint:
+            known = torch.tensor(accuracies, dtype=torch.float64)
+            seen_so_far = torch.tensor(objective.images_seen)
+            keep_state(checkpoint, model, optimizer, kept, accuracies=known, images=seen_so_far)
+        if stopwatch:
+            stopwatch.keep()
     model.load_state_dict(best)
     return Repair(model.eval(), accuracies, kept, objective.images_seen)
 
