@@ -40,7 +40,7 @@ SUSPICIOUS = 0.8
 """From this share of what makes a class stand out, it is worth a look."""
 
 ERRORS = 4.0
-"""And it is above zero by so many standard errors."""
+"""And it is above zero by so many standard errors, in all samples."""
 
 SURE = 0.5
 """The share of the samples, those that the guide is surest of, in which contradictions count again:
@@ -236,14 +236,15 @@ def contradiction_excess(
         float64 [classes], in -1..1, about 0 where nothing is wrong or too few samples tell.
     """
     sure = confidence >= np.quantile(confidence, 1 - SURE)
-    found = []
+    found, errors = [], []
     for rows in (np.ones_like(sure), sure):
         table = np.zeros((classes, classes))
         np.add.at(table, (label[rows], guide_label[rows]), 1)
         (given, error), (back, error_back) = _spread(table), _spread(table.T)
-        excess = given - back
-        found.append(np.where(excess > ERRORS * np.hypot(error, error_back), excess, 0))
-    return np.minimum(*found)
+        found.append(given - back)
+        errors.append(np.hypot(error, error_back))
+    of_all, of_sure = found
+    return np.where(of_all > ERRORS * errors[0], np.minimum(of_all, of_sure), 0)
 
 
 def _spread(table: Floats) -> tuple[Floats, Floats]:
