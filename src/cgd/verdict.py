@@ -176,11 +176,12 @@ class _Case:
 
 
 def _clearest(looks: Sequence[EntropyMap], target: int) -> _Case:
-    """Choose among the guide alone and the looks in which the target stands out too."""
+    """Choose among the guide alone and the looks in which the target begins to stand out."""
     alone = replace(looks[-1], suspect_rank=np.full(len(looks[-1].label), 0.5))
     cases = [_Case(target, "contradicted", alone, poison_probability(alone, target))]
     for look in looks:
-        if attacked_class(look) == target:
+        part, foremost = concentration(look)
+        if foremost == target and part >= SUSPICIOUS * LEAST_PART:
             cases.append(_Case(target, "early", look, poison_probability(look, target)))
     return max(cases, key=lambda case: case.sure)
 
