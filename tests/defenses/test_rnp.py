@@ -7,7 +7,7 @@ import torch
 from cgd.defenses import make_defense
 from cgd.defenses.tuning import held_out_accuracy
 
-MADE = make_defense("rnp", unlearn_steps=30, steps=30, batch=50, forgotten=40.0)
+MADE = make_defense("rnp", unlearn_steps=30, steps=30, batch=50, lr=0.01, forgotten=40.0)
 
 
 def test_unlearning_ends_when_enough_is_forgotten(world: Any) -> None:

@@ -34,7 +34,9 @@ class ReconstructiveNeuronPruning(Repair):
     the answers back; the victim's channels with a low mask are pruned. Published: at most 20 epochs
     over 1 % of the data for either stage, and the threshold with the lowest attack success on test
     data; ours is the highest one at which held-out clean accuracy has fallen by at most
-    `tolerance`.
+    `tolerance`. The published rates, 0.01 for unlearning and 0.2 for the mask, are too large for
+    a small network: the first makes it forget the backdoor too, the second closes channels that it
+    needs.
 
     Attributes:
         unlearn_steps: at most so many steps of unlearning.
@@ -51,10 +53,10 @@ class ReconstructiveNeuronPruning(Repair):
     source = "arXiv 2305.14876"
 
     unlearn_steps: int = 100
-    steps: int = 100
-    batch: int = 128
-    lr: float = 0.01
-    mask_lr: float = 0.2
+    steps: int = 40
+    batch: int = 64
+    lr: float = 1e-3
+    mask_lr: float = 0.05
     alpha: float = 0.2
     forgotten: float = 20.0
     tolerance: float = 5.0
