@@ -127,13 +127,19 @@ def run(kind: Kind, seed: int) -> Cell:
     found = scan(data, kind.guide, seed=seed, device=CPU)
     return {
         "protocol": "small", "dataset": kind.name, "model": "small_resnet", "labels": "given",
-        "attack": "none", "rate": 0.0, "defense": "default", "guide": kind.guide.name[:40],
+        "attack": "none", "rate": 0.0, "defense": "default", "guide": _short(kind.guide.name),
         "guide_accuracy": accuracy(found.map.guide_label, data.labels.numpy()), "seed": seed,
         "verdict": found.verdict.finding, "estimated_rate": found.verdict.poisoned / len(data),
         "target": found.verdict.targets[0] if found.verdict.targets else None,
         "seconds": time.perf_counter() - start, "passes": found.passes,
         "device": f"{torch.get_num_threads()} threads", "version": version("cgd"),
     }  # fmt: skip
+
+
+def _short(guide: str) -> str:
+    """The guide's kind, and for ONNX the name of its file."""
+    kind, _, path = guide.partition("?")[0].partition(":")
+    return "stand-in" if kind == "classifier" else f"{kind}:{Path(path).stem}"
 
 
 if __name__ == "__main__":

@@ -138,3 +138,15 @@ RESULTS = Path(__file__).parents[2] / "docs" / "results"
 )
 def test_the_published_table_is_that_of_the_stored_cells(cells: Path) -> None:
     assert render(read_cells(cells)) in (cells.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_verdict_counts_where_it_names_the_target() -> None:
+    told = {"defense": "default", "estimated_rate": 0.04}
+    right = cell(**told, verdict="poisoned", target=0, target_found=1.0)
+    wrong = cell(**told, verdict="poisoned", target=3, target_found=0.0, seed=1)
+    benign = cell(defense="default", attack="none", rate=0.0, verdict="none", estimated_rate=0.0)
+    clean, attacked = rows_of(render([right, wrong, benign]))
+    assert (clean["called poisoned %"], clean["estimated %"]) == ("0", "0.0")
+    assert attacked["called poisoned %"].startswith("50 ±")
+    assert attacked["estimated %"] == "4.0 ± 0.0"
+    assert "called poisoned %" not in render([cell()])

@@ -102,6 +102,13 @@ COLUMNS = (
 )
 """The change of CA is against the undefended model of the same training set and seed."""
 
+VERDICT_COLUMNS = (
+    _Column("called poisoned %", "called_poisoned", 0),
+    _Column("estimated %", "estimated"),
+)
+"""Share of the runs with the verdict `poisoned` (in an attack, with the right target), and the
+estimated share of poison; only where there are verdicts."""
+
 ATTACK_COLUMNS = (
     _Column("clean CA", "ca_clean"),
     _Column("CA", "ca"),
@@ -127,7 +134,8 @@ def table(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
         if cell["defense"] != "none":
             change = _difference(cell.get("ca"), undefended.get(_scene(cell)))
         loss = _difference(cell.get("ca_clean"), cell.get("ca"))
-        groups.setdefault(_group(cell), []).append({**cell, "ca_change": change, "ca_loss": loss})
+        more = {"ca_change": change, "ca_loss": loss, **_told(cell)}
+        groups.setdefault(_group(cell), []).append({**cell, **more})
     defended = any(cell["defense"] != "none" for cell in cells)
     shown = [
         (title, place)
@@ -139,6 +147,8 @@ def table(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
     columns: tuple[_Column, ...] = COLUMNS if defended else ATTACK_COLUMNS
     if not any(cell.get("der") is not None for cell in cells):
         columns = tuple(column for column in columns if column.name != "der")
+    if any(cell.get("verdict") for cell in cells):
+        columns += VERDICT_COLUMNS
     head = [*(title for title, _ in shown), "seeds", *(column.title for column in columns)]
     rows = []
     for key in sorted(groups, key=_order):
@@ -146,6 +156,18 @@ def table(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
         numbers = [_mean_and_spread(groups[key], column) for column in columns]
         rows.append([*about, str(len(groups[key])), *numbers])
     return head, rows
+
+
+def _told(cell: Cell) -> Cell:
+    """The verdict in percent, for means over seeds."""
+    if not cell.get("verdict"):
+        return {}
+    poisoned = cell["verdict"] == "poisoned" and cell.get("target_found") != 0
+    rate = cell.get("estimated_rate")
+    return {
+        "called_poisoned": 100.0 * poisoned,
+        "estimated": None if rate is None else 100 * rate,
+    }
 
 
 ABOUT = (
