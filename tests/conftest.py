@@ -1,7 +1,12 @@
 """Helpers that many tests share: small image folders, a toy data set that is quickly learned."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+
+# Sums are rounded in another order with other numbers of threads, and tiny nets are quickest with
+# one: here, and in the processes that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import pytest
@@ -9,6 +14,8 @@ import torch
 from PIL import Image
 
 from cgd.data import ImageData, from_arrays
+
+torch.set_num_threads(1)
 
 ImageMaker = Callable[..., Image.Image]
 FolderMaker = Callable[..., Path]
