@@ -29,6 +29,7 @@ from cgd.inputs import (
     ModelOptions,
     ScanOptions,
     Source,
+    Trial,
     TrialOptions,
 )
 from cgd.models import Classifier, ModelCard, build, load_model, save_model
@@ -194,12 +195,8 @@ def defend(
     trial: TrialOptions,
 ) -> None:
     """`cgd defend`: scan, unlearn, measure."""
-    if scan_run:
-        options = options.of_run(scan_run)
-    options.check()
-    data, device = source.load(model.size), source.device
-    victim = model.open(data)
-    opened = trial.open(victim, source.names, source.data)
+    options, data, victim, opened = _opened(source, options, model, scan_run, trial)
+    device = source.device
     settings = {**source.settings(data), **options.settings(), **model.settings()}
     settings |= {"flip": flip, "scan": str(scan_run) if scan_run else None}
     with runs.run_folder(out, "defend", settings):
@@ -252,12 +249,8 @@ def defend_with(
     defense = chosen.make()
     if scan_run and not chosen.scans:
         raise InputError("--scan is for --clean cgd, or for CGD's own defence")
-    if scan_run:
-        options = options.of_run(scan_run)
-    options.check()
-    data, device = source.load(model.size), source.device
-    victim = model.open(data)
-    opened = trial.open(victim, source.names, source.data)
+    options, data, victim, opened = _opened(source, options, model, scan_run, trial)
+    device = source.device
     settings = {**source.settings(data), **chosen.settings(defense), **model.settings()}
     settings["flip"] = flip
     if chosen.scans:
@@ -290,6 +283,22 @@ def defend_with(
         print_parts(data, found)
     print_before_after(before, after)
     print(write_report(out, data))
+
+
+def _opened(
+    source: Source,
+    options: ScanOptions,
+    model: ModelOptions,
+    scan_run: Path | None,
+    trial: TrialOptions,
+) -> tuple[ScanOptions, ImageData, Classifier, Trial]:
+    """Open what a defence works on; a reused scan brings its own options."""
+    if scan_run:
+        options = options.of_run(scan_run)
+    options.check()
+    data = source.load(model.size)
+    victim = model.open(data)
+    return options, data, victim, trial.open(victim, source.names, source.data)
 
 
 def _planned(

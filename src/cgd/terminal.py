@@ -13,7 +13,7 @@ from cgd.evaluation import Evaluation
 from cgd.pipeline import Scan
 from cgd.progress import say
 from cgd.text import plain
-from cgd.verdict import in_words as in_words_of_verdict
+from cgd.verdict import sentence
 
 MOST_NAMED = 5
 TITLES = {"ca": "clean accuracy", "asr": "attack success rate", "ra": "robust accuracy"}
@@ -87,7 +87,7 @@ def print_verdict(data: ImageData, found: Scan) -> None:
     """Print what is to be thought of the data."""
     verdict = found.verdict
     names = [plain(data.classes[target], 60) for target in verdict.targets]
-    print(in_words_of_verdict(verdict.finding, names, verdict.interval, len(data)))
+    print(sentence(verdict.finding, names, verdict.interval, len(data)))
 
 
 def print_parts(data: ImageData, found: Scan) -> None:

@@ -93,7 +93,7 @@ class Verdict:
         return int((self.probability > 0.9).sum()), int((self.probability > 0.1).sum())
 
 
-def in_words(finding: str, targets: Sequence[str], interval: Sequence[int], samples: int) -> str:
+def sentence(finding: str, targets: Sequence[str], interval: Sequence[int], samples: int) -> str:
     """Say what was found, in one sentence or two.
 
     Args:
@@ -102,7 +102,7 @@ def in_words(finding: str, targets: Sequence[str], interval: Sequence[int], samp
         interval: see `Verdict`.
         samples: number of samples.
 
-    >>> in_words("poisoned", ["cat"], [40, 60], 1000)
+    >>> sentence("poisoned", ["cat"], [40, 60], 1000)
     "Poisoned: 40 to 60 of 1,000 samples, all labelled 'cat'."
     """
     if finding == "poisoned":
@@ -146,11 +146,9 @@ def judge(
     if not found:
         return last, Verdict(_no_sign(last, excess, classes), (), (), np.zeros(n), ranks(score))
     probability = np.max([case.probability for case in found], axis=0)
-    chosen = found[0].ranks
     for case in found:
-        rows = last.label == case.target
-        score = np.where(rows, case.ranks.poison_score, score)
-    shown = last if found[0].evidence == "contradicted" else chosen
+        score = np.where(last.label == case.target, case.ranks.poison_score, score)
+    shown = last if found[0].evidence == "contradicted" else found[0].ranks
     return shown, Verdict(
         "poisoned",
         tuple(case.target for case in found),
@@ -172,7 +170,7 @@ class _Case:
     @property
     def sure(self) -> float:
         """See `_surely_poison`."""
-        return float((2 * self.probability - 1).clip(0).sum())
+        return _surely_poison(self.probability)
 
 
 def _clearest(looks: Sequence[EntropyMap], target: int) -> _Case:
@@ -197,8 +195,8 @@ def _early(looks: Sequence[EntropyMap]) -> _Case | None:
         if target is None:
             continue
         case = _Case(target, "early", look, poison_probability(look, target))
-        leaning = look is not looks[-1] and case.sure < 2 * _most_elsewhere(look, target)
-        if case.sure > (best.sure if best else 0.0) and not leaning:
+        most = best.sure if best else 0.0
+        if case.sure > most and not (look is not looks[-1] and _leans(look, case)):
             best = case
     return best
 
@@ -314,14 +312,16 @@ def _most_suspicious(ranks: EntropyMap, top: float = 0.0025) -> Floats:
     return np.bincount(ranks.label, weight).astype(np.float64)
 
 
-def _most_elsewhere(ranks: EntropyMap, target: int) -> float:
-    others = np.setdiff1d(ranks.label, target)
-    return max((_surely_poison(ranks, int(other)) for other in others), default=0.0)
+def _leans(look: EntropyMap, case: _Case) -> bool:
+    """Whether in another class more than half as many samples look surely poisoned."""
+    others = np.setdiff1d(look.label, case.target)
+    elsewhere = (_surely_poison(poison_probability(look, int(other))) for other in others)
+    return case.sure < 2 * max(elsewhere, default=0.0)
 
 
-def _surely_poison(ranks: EntropyMap, target: int) -> float:
-    """Sum of 2 p - 1 over the samples of a class that are more probably poison than not."""
-    return float((2 * poison_probability(ranks, target) - 1).clip(0).sum())
+def _surely_poison(probability: Floats) -> float:
+    """Sum of 2 p - 1 over the samples that are more probably poison than not."""
+    return float((2 * probability - 1).clip(0).sum())
 
 
 def poison_probability(ranks: EntropyMap, target: int) -> Floats:

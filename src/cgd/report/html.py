@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from cgd.data.dataset import ImageData
 from cgd.errors import InputError
 from cgd.files import write_text
 from cgd.report import numbers
 from cgd.report.entropy_plot import entropy_plot
+from cgd.report.page import SHOWN_ELSEWHERE, template
 from cgd.report.pictures import thumbnail
 from cgd.report.reading import PARTS, Result, Scores, read_config, read_result, read_scores
 from cgd.report.repair import write_repair_report
 from cgd.text import plain
-from cgd.verdict import in_words
+from cgd.verdict import sentence
 
 MOST_CLASSES = 100
 MOST_IMAGES = 48
@@ -79,7 +79,7 @@ def write_report(run: Path, data: ImageData | None = None) -> Path:
     rows = _class_rows(scores, classes)
     verdict = _verdict(result, classes, len(scores.label))
     headline = _headline(result, verdict, scores)
-    page = _template().render(
+    page = template("template.html").render(
         config=config,
         result=result,
         headline=headline,
@@ -97,20 +97,6 @@ def write_report(run: Path, data: ImageData | None = None) -> Path:
     path = run / "report.html"
     write_text(path, page)
     return path
-
-
-def _template() -> Any:
-    environment = Environment(
-        loader=PackageLoader("cgd.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["plain"] = plain
-    for name in ("number", "percent", "share", "duration"):
-        environment.filters[name] = getattr(numbers, name)
-    return environment.get_template("template.html")
 
 
 def _headline(result: Result, verdict: str, scores: Scores) -> str:
@@ -132,7 +118,7 @@ def _verdict(result: Result, classes: Sequence[Any], samples: int) -> str:
     if told is None or max(told.targets, default=0) >= len(classes):
         return ""
     names = [_class_name(classes, target) for target in told.targets]
-    return in_words(told.finding, names, told.interval, samples)
+    return sentence(told.finding, names, told.interval, samples)
 
 
 def _set_apart(scores: Scores) -> str:
@@ -270,11 +256,10 @@ def _images(scores: Scores, classes: Sequence[Any], data: ImageData) -> list[_Im
 
 def _settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the settings as (name, value), without what the report shows elsewhere."""
-    shown_elsewhere = {"classes", "fingerprint", "version"}
     return [
         (plain(name), plain(_in_words(value)))
         for name, value in config.items()
-        if name not in shown_elsewhere and value not in (None, [], {})
+        if name not in SHOWN_ELSEWHERE and value not in (None, [], {})
     ]
 
 

@@ -2,19 +2,15 @@
 
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from cgd.files import write_text
-from cgd.report import numbers
+from cgd.report.page import SHOWN_ELSEWHERE, template
 from cgd.report.reading import read_config, read_result
-from cgd.text import plain
 
 METRICS = (
     ("ca", "Clean accuracy"),
     ("asr", "Attack success rate"),
     ("ra", "Robust accuracy"),
 )
-SHOWN_ELSEWHERE = {"classes", "fingerprint", "version"}
 
 
 def write_repair_report(run: Path) -> Path:
@@ -24,19 +20,7 @@ def write_repair_report(run: Path) -> Path:
         InputError: a file of the run is missing or malformed.
     """
     config, result = read_config(run / "config.json"), read_result(run / "result.json")
-    environment = Environment(
-        loader=PackageLoader("cgd.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "plain": plain,
-        "percent": numbers.percent,
-        "duration": numbers.duration,
-    }
-    page = environment.get_template("repair.html").render(
+    page = template("repair.html").render(
         config=config,
         result=result,
         metrics=[
