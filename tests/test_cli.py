@@ -287,8 +287,8 @@ def test_another_defense_without_a_scan(
     page = (out / "report.html").read_text()
     assert "Robust accuracy" in page
     assert "steps" in page
-    assert cgd("report", out).code == 0
-    assert (out / "report.html").read_text() == page
+    assert cgd("report", out, "--out", tmp_path / "again").code == 0
+    assert (tmp_path / "again" / "report.html").read_text() == page
     answer = cgd("evaluate", out, "--test", world["test"])
     assert answer.code == 0, answer.err
     assert result(out)["after"]["ca"] == record["after"]["ca"]
@@ -381,6 +381,34 @@ def test_evaluate_measures_a_trained_model(cgd: Run, world: dict[str, Path]) -> 
     assert measured is not None
     assert cgd("evaluate", world["victim"], "--test", world["test"]).code == 0
     assert result(world["victim"])["before"]["asr"] == measured
+
+
+def test_evaluate_writes_where_it_is_told(cgd: Run, world: dict[str, Path], tmp_path: Path) -> None:
+    run, out = world["victim"], tmp_path / "out"
+    kept = (run / "result.json").read_bytes()
+    answer = cgd("evaluate", run, "--test", world["test"], "--out", out, "--seed", 1)
+    assert answer.code == 0, answer.err
+    assert (run / "result.json").read_bytes() == kept
+    assert result(out)["before"]["ca"] is not None
+    assert list(out.iterdir()) == [out / "result.json"]
+
+
+def test_bench_runs_the_seed_it_is_told(cgd: Run, world: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "suite.toml").write_text(
+        'name = "tiny"\nquestion = "Which seed?"\ndataset = "toy"\ntrain = "photos"\n'
+        'test = "photos"\ndefended = 100\nepochs = 1\nattacks = []\nrates = [0.1]\n'
+        "defenses = []\nseeds = [0, 1]\n"
+    )
+    arguments = ("--data", world["photos"].parent, "--out", tmp_path / "out", "--seed", 5)
+    answer = cgd("bench", tmp_path / "suite.toml", *arguments)
+    assert answer.code == 0, answer.err
+    assert pq.read_table(tmp_path / "out" / "cells.parquet")["seed"].to_pylist() == [5]
+
+
+def test_every_command_takes_the_same_options(cgd: Run) -> None:
+    for name in ("attack", "train", "scan", "defend", "evaluate", "report", "bench", "demo"):
+        told = cgd(name, "--help").out
+        assert all(option in told for option in ("--out", "--seed", "--device")), name
 
 
 def test_attack_writes_class_folders_and_a_preview(

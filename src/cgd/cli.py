@@ -25,6 +25,7 @@ Data = Annotated[str, typer.Argument(help="The untrusted data; see `cgd --help`.
 Out = Annotated[Path, typer.Option(help="Run folder; the same command continues a killed run.")]
 Seed = Annotated[int, typer.Option(help="Fixes every random choice.", min=0)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Unused = typer.Option(help="Taken as by every command; nothing here depends on it.", min=0)
 Size = Annotated[
     int | None,
     typer.Option(
@@ -396,6 +397,10 @@ def evaluate(
         Path | None, typer.Option(help="Run folder of `cgd attack` whose trigger to measure with.")
     ] = None,
     names: Names = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder that receives result.json; default: RUN.")
+    ] = None,
+    seed: Annotated[int, Unused] = 0,
     device: Device = "auto",
 ) -> None:
     """Measure a model: clean accuracy and, with an attack, its success rate.
@@ -405,7 +410,7 @@ def evaluate(
     from cgd import commands
     from cgd.inputs import TrialOptions
 
-    commands.evaluate(run, TrialOptions(test, attack), names, device)
+    commands.evaluate(run, out or run, TrialOptions(test, attack), names, device)
 
 
 @app.command()
@@ -414,6 +419,11 @@ def report(
         Path, typer.Argument(help="Run folder of `cgd scan` or `cgd defend`.", metavar="RUN")
     ],
     data: Annotated[str | None, typer.Option(help="The data, to show pictures again.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder that receives report.html; default: RUN.")
+    ] = None,
+    seed: Annotated[int, Unused] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda: nothing is computed.")] = "auto",
 ) -> None:
     """Write report.html of a run again.
 
@@ -421,7 +431,7 @@ def report(
     """
     from cgd import commands
 
-    commands.report(run, data)
+    commands.report(run, out or run, data)
 
 
 @app.command()
@@ -431,6 +441,9 @@ def bench(
     ],
     data: Annotated[Path, typer.Option(help="Folder that holds the suite's data sets.")],
     out: Out = Path("bench"),
+    seed: Annotated[
+        int | None, typer.Option(help="Run this seed only, not those of the suite.", min=0)
+    ] = None,
     device: Device = "auto",
     jobs: Annotated[
         int, typer.Option(min=0, help="Processes; 0 for one a GPU, or one a CPU core.")
@@ -448,7 +461,7 @@ def bench(
     """
     from cgd import commands
 
-    commands.bench(suite, data, out, device, jobs, full)
+    commands.bench(suite, data, out, seed, device, jobs, full)
 
 
 @app.command()

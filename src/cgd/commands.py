@@ -393,8 +393,8 @@ def _repaired(
     return repair.model, story
 
 
-def evaluate(run: Path, trial: TrialOptions, names: Path | None, device: str) -> None:
-    """`cgd evaluate`: measure the model of a run folder and add it to its `result.json`."""
+def evaluate(run: Path, out: Path, trial: TrialOptions, names: Path | None, device: str) -> None:
+    """`cgd evaluate`: measure the model of a run folder, write its `result.json` with that."""
     model = load_model(run)
     measured = trial.open(model, names).measure(model, pick_device(device))
     path = run / "result.json"
@@ -404,11 +404,11 @@ def evaluate(run: Path, trial: TrialOptions, names: Path | None, device: str) ->
     told = {key: value for key, value in asdict(measured).items() if value is not None}
     record[side] = {**record[side], **told}
     record["der"] = effectiveness(Evaluation(**record["before"]), Evaluation(**record["after"]))
-    write_json(path, record)
+    write_json(out / path.name, record)
     print(f"{run}{in_words(measured)}")
 
 
-def report(run: Path, source: str | None) -> None:
+def report(run: Path, out: Path, source: str | None) -> None:
     """`cgd report`: write the report of a run again."""
     config = read_json(run / "config.json")
     data = load(source, size=config.get("size")) if source else None
@@ -416,14 +416,24 @@ def report(run: Path, source: str | None) -> None:
         data = replace(data, classes=tuple(config.get("classes", data.classes)))
     if data and data.fingerprint != config.get("fingerprint"):
         raise InputError(f"{source}: not the data of {run}; name the data it was made from")
-    print(write_report(run, data))
+    print(write_report(run, data, out))
 
 
-def bench(suite_path: Path, data: Path, out: Path, device: str, jobs: int, full: bool) -> None:
+def bench(
+    suite_path: Path,
+    data: Path,
+    out: Path,
+    seed: int | None,
+    device: str,
+    jobs: int,
+    full: bool,
+) -> None:
     """`cgd bench`: run what is missing of a suite, render its tables and draw its plots."""
     from cgd.bench import RENDERERS, draw, read_suite, run_suite, write_cells
 
     suite, where = read_suite(suite_path, full=full), pick_device(device)
+    if seed is not None:
+        suite = replace(suite, grids=tuple(replace(g, seeds=(seed,)) for g in suite.grids))
     if not jobs:
         jobs = torch.cuda.device_count() if where.type == "cuda" else torch.get_num_threads()
     settings = {"grids": [asdict(grid) for grid in suite.grids], "protocol": suite.protocol}

@@ -52,13 +52,14 @@ TRUTH: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 )
 
 
-def write_report(run: Path, data: ImageData | None = None) -> Path:
-    """Write `report.html` into a run folder.
+def write_report(run: Path, data: ImageData | None = None, out: Path | None = None) -> Path:
+    """Write `report.html` of a run folder.
 
     Args:
         run: a folder of `cgd scan` or `cgd defend`, with config.json, result.json and
             scores.parquet.
         data: the data that was scanned, to show its most suspicious images.
+        out: folder that receives the report; default: the run's.
 
     Returns:
         Path of the report.
@@ -67,7 +68,7 @@ def write_report(run: Path, data: ImageData | None = None) -> Path:
         InputError: a file of the run is missing or malformed, or `data` is other data.
     """
     if not (run / "scores.parquet").is_file() and (run / "defense.json").is_file():
-        return write_repair_report(run)
+        return write_repair_report(run, out or run)
     config, result = read_config(run / "config.json"), read_result(run / "result.json")
     classes = config["classes"]
     scores = read_scores(run / "scores.parquet", len(classes))
@@ -94,7 +95,7 @@ def write_report(run: Path, data: ImageData | None = None) -> Path:
         most_skipped=MOST_SKIPPED,
         settings=_settings(config),
     )
-    path = run / "report.html"
+    path = (out or run) / "report.html"
     write_text(path, page)
     return path
 

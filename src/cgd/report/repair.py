@@ -13,8 +13,8 @@ METRICS = (
 )
 
 
-def write_repair_report(run: Path) -> Path:
-    """Write `report.html` into a run folder of `cgd defend` that holds no scan.
+def write_repair_report(run: Path, out: Path) -> Path:
+    """Write `report.html` of a run folder of `cgd defend` that holds no scan into `out`.
 
     Raises:
         InputError: a file of the run is missing or malformed.
@@ -34,6 +34,6 @@ def write_repair_report(run: Path) -> Path:
             if name not in SHOWN_ELSEWHERE and value not in (None, [], {})
         ],
     )
-    path = run / "report.html"
+    path = out / "report.html"
     write_text(path, page)
     return path
