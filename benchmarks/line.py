@@ -40,7 +40,7 @@ from cgd.presets import PRESETS
 from cgd.split import Split
 from cgd.suspect import RELEASED as RELEASED_SUSPECT
 from cgd.training import predict, train
-from cgd.unlearn import HELD_OUT, Unlearning, unlearn
+from cgd.unlearn import HELD_OUT, Unlearning, held_out_count, unlearn
 from cgd.unlearn import RELEASED as RELEASED_UNLEARNING
 from cgd.verdict import judge
 
@@ -103,7 +103,7 @@ def cgd_parts(sizes: Sizes) -> list[Part]:
     """What the default preset costs; all of the data is taken for its clean part."""
     repair, passes = DEFAULT.unlearning, DEFAULT.suspect.passes(CIFAR)
     a_step = repair.clean_batch + repair.triggered_batch + repair.transplanted
-    held_out = (1 + repair.rounds) * HELD_OUT * CIFAR
+    held_out = (1 + repair.rounds) * held_out_count(CIFAR)
     return [
         Part("guide", "cgd", "CLIP", CIFAR, sizes.guide),
         Part("guide", "cgd", "class names", 1, 1),
@@ -292,7 +292,8 @@ def check(
         "suspect": {"training": n * found.passes, "looks": n * _looks(n)},
         "unlearning": {
             "training": repair.images,
-            "held-out looks": len(repair.held_out_accuracy) * HELD_OUT * len(found.split.clean),
+            "held-out looks": len(repair.held_out_accuracy)
+            * held_out_count(len(found.split.clean)),
         },
     }
     each = {(p.stage, p.what): t.median for p, t in parts if p.contender == "cgd"}
