@@ -59,7 +59,9 @@ def scan(data: ImageData) -> Scan:
     ranks = entropy_map(guide, suspect, data.labels)
     seconds = {"guide": 1.5, "suspect": 2.0}
     draw = np.random.default_rng(0)
-    verdict = Verdict("poisoned", (1, 2), ("early", "contradicted"), *draw.random((2, 30)))
+    verdict = Verdict(
+        "poisoned", (1, 2), ("early", "contradicted"), *draw.random((2, 30)), 0.7, 0.1
+    )
     split = released_split(ranks, verdict)
     return Scan(ranks, verdict, split, guide, seconds, passes=3.0, fingerprint=data.fingerprint)
 

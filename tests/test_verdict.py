@@ -14,6 +14,7 @@ from scipy.stats import rankdata
 from cgd.entropy import EntropyMap
 from cgd.verdict import (
     LEAST_EXCESS,
+    LEAST_PART,
     Verdict,
     attacked_class,
     concentration,
@@ -198,6 +199,19 @@ def test_two_targets_are_both_named_and_the_guide_alone_tells_their_poison() -> 
     poison, found = label != true, verdict.probability > 0.5
     assert (poison & found).sum() > 0.9 * poison.sum()
     assert (poison & found).sum() > 0.55 * found.sum()  # the guide is wrong here and there
+
+
+@pytest.mark.parametrize("seed", [38, 55, 56])
+def test_a_class_that_is_but_wider_than_the_rest_is_no_target(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    label = np.arange(5000) % 10
+    width = np.where(label == 3, 1.5, 1.0)
+    guide, suspect = (rankdata(draw.normal(size=5000) * width) / 5000 for _ in range(2))
+    ranks = map_of(label, guide, suspect)
+    assert attacked_class(ranks) == 3  # it holds most of the twenty most suspicious samples
+    verdict = judge([ranks], np.ones(5000), 10)[1]
+    assert (verdict.finding, verdict.targets) == ("suspicious", ())
+    assert verdict.strength == pytest.approx(concentration(ranks)[0] / LEAST_PART)
 
 
 def test_a_guide_that_knows_nothing_and_little_data_cannot_tell() -> None:

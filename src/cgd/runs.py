@@ -151,7 +151,13 @@ def read_scan(folder: Path, data: ImageData) -> Scan:
     return Scan(
         map=EntropyMap(table["label"].to_numpy(), table["guide_label"].to_numpy(), **axes),
         verdict=Verdict(
-            told["verdict"], tuple(told["targets"]), tuple(told["evidence"]), probability, score
+            told["verdict"],
+            tuple(told["targets"]),
+            tuple(told["evidence"]),
+            probability,
+            score,
+            told["early"],
+            told["contradicted"],
         ),
         split=Split(*rows),
         guide_logits=stored * (config["scale"] / GUIDE_SCALE),
@@ -183,6 +189,8 @@ def verdict_record(verdict: Verdict) -> dict[str, Any]:
         "verdict": verdict.finding,
         "targets": list(verdict.targets),
         "evidence": list(verdict.evidence),
+        "early": verdict.early,
+        "contradicted": verdict.contradicted,
         "poisoned": verdict.poisoned,
         "interval": list(verdict.interval),
     }

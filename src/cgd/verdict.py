@@ -55,6 +55,10 @@ STARTS = (0.01, 0.05, 0.2, 0.5)
 FEWEST = 10
 """With fewer samples in a class, nothing is said about them."""
 
+FEWEST_SURE = 5.0
+"""With fewer samples that are surely poison, a class is no target: one class may well hold most of
+the twenty most suspicious samples of clean data that has a few thousand."""
+
 FEWEST_IN_ALL = 200
 """With fewer samples, nothing is said about the data where no class stands out."""
 
@@ -74,6 +78,8 @@ class Verdict:
             comes from.
         probability: float64 [n], of being poison; 0 outside `targets`.
         score: float64 [n], high = probably poison; tells samples of equal probability apart too.
+        early: the `concentration` of the look that came with the verdict.
+        contradicted: the greatest `contradiction_excess` of a class.
     """
 
     finding: Finding
@@ -81,6 +87,13 @@ class Verdict:
     evidence: tuple[str, ...]
     probability: Floats
     score: Floats
+    early: float = 0.0
+    contradicted: float = 0.0
+
+    @property
+    def strength(self) -> float:
+        """How far the stronger of the two signs reaches: 1 is enough to be called poisoned."""
+        return max(self.early / LEAST_PART, self.contradicted / LEAST_EXCESS)
 
     @property
     def poisoned(self) -> float:
@@ -141,10 +154,11 @@ def judge(
     early = _early(looks)
     if early and early.target not in contradicted:
         found.append(early)
-    found = [case for case in found if case.sure > 0]
-    score = last.poison_score
+    found = [case for case in found if case.sure >= FEWEST_SURE]
+    score, most = last.poison_score, float(excess.max())
     if not found:
-        return last, Verdict(_no_sign(last, excess, classes), (), (), np.zeros(n), ranks(score))
+        finding, part = _no_sign(last, excess, classes), concentration(last)[0]
+        return last, Verdict(finding, (), (), np.zeros(n), ranks(score), part, most)
     probability = np.max([case.probability for case in found], axis=0)
     for case in found:
         score = np.where(last.label == case.target, case.ranks.poison_score, score)
@@ -155,6 +169,8 @@ def judge(
         tuple(case.evidence for case in found),
         probability,
         probability + 1e-3 * ranks(score),
+        concentration(shown)[0],
+        most,
     )
 
 

@@ -173,6 +173,7 @@ def _verdict(verdict: Verdict, trial: Trial) -> Cell:
         "target": verdict.targets[0] if verdict.targets else None,
         "target_found": float(target in verdict.targets) if trial.attack else None,
         "estimated_rate": verdict.poisoned / len(trial.data),
+        "strength": verdict.strength,
     }
 
 
