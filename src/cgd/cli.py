@@ -58,7 +58,11 @@ Model = Annotated[
     typer.Option(help="Run folder of `cgd train`, or a weight file (.safetensors, .pt) + --arch."),
 ]
 Arch = Annotated[
-    str, typer.Option(help="small_resnet, preactresnet18, torchvision:NAME or timm:NAME.")
+    str,
+    typer.Option(
+        help="small_resnet, preactresnet18, torchvision:NAME, or timm:NAME, with settings as in "
+        "timm:vit_tiny_patch16_224?img_size=32&patch_size=4."
+    ),
 ]
 CheckpointArch = Annotated[
     str | None,

@@ -91,6 +91,8 @@ def test_a_repair_says_what_it_takes_as_clean() -> None:
         ("anp clean=cgd magic=1", "there is no setting 'magic'"),
         ("anp clean=cgd steps=many", "is not of type int"),
         ("anp clean=cgd:0%", "share"),
+        ("scores", "after 'scores', name one of cgd, guide"),
+        ("scores magic", "after 'scores', name one of cgd, guide"),
     ],
 )
 def test_other_defenses_that_cannot_be_are_refused(entry: str, message: str) -> None:

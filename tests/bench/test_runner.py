@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from cgd import pipeline
 from cgd.bench import Grid, Suite, render, run_suite, write_cells
@@ -20,8 +21,12 @@ from cgd.bench.lab import Lab
 from cgd.bench.scenes import Scene
 from cgd.bench.tables import read_cells
 from cgd.data import ImageData, load, write_parquet
+from cgd.defenses import Terms
+from cgd.defenses.detection import detectors
+from cgd.entropy import entropy_map
 from cgd.errors import InputError
 from cgd.evaluation import evaluate
+from cgd.metrics import tpr_at_fpr
 from cgd.models import load_model
 from cgd.presets import PRESETS
 from cgd.training import predict
@@ -409,6 +414,26 @@ def test_the_victim_can_be_the_suspect_and_settings_can_be_changed(
     suspect = PRESETS["default"].suspect
     assert plain["passes"] - own["passes"] == pytest.approx(suspect.passes(100), abs=1)
     assert short["passes"] > own["passes"]
+
+
+def test_scores_are_measured_where_there_is_poison(world: Path, tmp_path: Path) -> None:
+    grid = replace(GRID, defenses=("scores guide", "scores ac"), attacks=("badnets",))
+    cells = run(world, grid, tmp_path)
+    assert [c["attack"] for c in cells] == ["none", "badnets", "badnets", "badnets"]
+    assert [c["defense"] for c in cells] == ["none", "none", "scores guide", "scores ac"]
+    lab = Lab(grid, world, tmp_path / "work", CPU)
+    trial = lab.trial(next(scene for scene in grid.scenes() if scene.attack == "badnets"))
+    assert trial.manifest
+    poison = np.isin(np.arange(len(trial.data)), trial.manifest.poison)
+    logits = lab.guide("stand-in")[0].logits(trial.data)
+    guide = entropy_map(logits, logits, trial.data.labels).guide_rank
+    assert cells[2]["auroc"] == pytest.approx(roc_auc_score(poison, guide))
+    terms = Terms(1, CPU, True, 1, "tiny_resnet")
+    scores = detectors()["ac"](lab.victim(trial)[0], trial.data, terms)
+    assert cells[3]["average_precision"] == pytest.approx(average_precision_score(poison, scores))
+    assert cells[3]["tpr_at_5"] == pytest.approx(100 * tpr_at_fpr(scores, poison, 0.05))
+    assert cells[3].get("asr") is None
+    assert "TPR at 1 %" in render(cells)
 
 
 def test_cells_are_named_by_all_that_tells_them_apart() -> None:

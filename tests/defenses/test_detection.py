@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import average_precision_score, roc_auc_score
 
-from cgd.bench.detection import detection_cells
-from cgd.defenses import make_defense
-from cgd.defenses.detection import detectors, scan_scores
+from cgd.defenses.detection import SCAN_SCORES, detectors
 from cgd.entropy import entropy_map
+from cgd.split import released_split
 
 
 @pytest.fixture
@@ -36,28 +34,15 @@ def test_the_detectors_score_every_sample(world: Any) -> None:
 
 
 def test_the_scores_of_a_scan_are_its_axes_and_both(scan: Any) -> None:
-    scores = scan_scores(scan)
-    assert set(scores) == {"cgd", "guide", "suspect"}
-    assert (scores["guide"] == scan.map.guide_rank).all()
+    guide, suspect = (SCAN_SCORES[name](scan) for name in ("guide", "suspect"))
+    assert (guide == scan.map.guide_rank).all()
     order = np.argsort(scan.map.suspect_entropy)
-    assert (np.diff(scores["suspect"][order]) <= 1e-12).all()
+    assert (np.diff(suspect[order]) <= 1e-12).all()
+    assert SCAN_SCORES["cgd"](scan) is scan.verdict.score
 
 
-def test_cells_are_metrics_of_the_scores(
-    world: Any, scan: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ac = make_defense("ac")
-    only = {"ac": ac.scores}  # type: ignore[attr-defined]
-    monkeypatch.setattr("cgd.bench.detection.detectors", lambda: only)
-    rows = np.array(world.manifest.poison)
-    cells = detection_cells(world.victim, world.data, scan, rows, world.terms)
-    by_name = {cell["defense"]: cell for cell in cells}
-    assert list(by_name) == ["cgd", "guide", "suspect", "ac"]
-    assert by_name["cgd"]["auroc"] > by_name["guide"]["auroc"]
-    assert by_name["suspect"]["tpr_at_1"] == 1.0
-    assert by_name["guide"]["seconds"] == 3.0
-    poison = np.isin(np.arange(600), rows)
-    scores = only["ac"](world.victim, world.data, world.terms)
-    assert by_name["ac"]["auroc"] == roc_auc_score(poison, scores)
-    assert by_name["ac"]["average_precision"] == average_precision_score(poison, scores)
-    assert len(detection_cells(world.victim, world.data, None, rows, world.terms)) == 1
+def test_the_released_scores_order_samples_as_the_released_split_takes_them(scan: Any) -> None:
+    split = released_split(scan.map, scan.verdict, 0.2, 0.1)
+    scores = SCAN_SCORES["released"](scan)
+    rest = np.setdiff1d(np.arange(len(scores)), split.triggered)
+    assert scores[split.triggered].min() > scores[rest].max()

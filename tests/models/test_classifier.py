@@ -45,6 +45,8 @@ def logits_of(model: nn.Module) -> Tensor:
         ("preactresnet18", 8),
         ("torchvision:resnet18", 32),
         ("timm:test_resnet", 32),
+        ("timm:test_vit?img_size=16&patch_size=4", 16),
+        ("timm:convnext_atto?patch_size=2&depths=1,1,1,1&dims=8,8,8,8", 32),
     ],
 )
 def test_every_kind_of_architecture_is_built_from_its_seed(arch: str, size: int) -> None:
@@ -63,7 +65,16 @@ def test_every_kind_of_architecture_is_built_from_its_seed(arch: str, size: int)
 
 
 @pytest.mark.parametrize(
-    "arch", ["resnet", "", "torchvision:nothing", "timm:nothing", "hub:resnet18"]
+    "arch",
+    [
+        "resnet",
+        "",
+        "torchvision:nothing",
+        "timm:nothing",
+        "hub:resnet18",
+        "timm:test_vit?pretrained=1",
+        "timm:test_vit?img_size=big",
+    ],
 )
 def test_an_unknown_architecture_is_refused_with_what_there_is(arch: str) -> None:
     with pytest.raises(InputError, match=r"tiny_resnet, .*torchvision:NAME or timm:NAME") as caught:

@@ -18,8 +18,10 @@ from cgd.bench.scenes import NONE, Scene
 from cgd.bench.suite import Grid
 from cgd.data import ImageData
 from cgd.defenses import Terms
+from cgd.defenses.detection import SCAN_SCORES, detectors
 from cgd.evaluation import Evaluation, effectiveness, evaluate, ground_truth, honest_rows
 from cgd.files import copy_file, slug
+from cgd.metrics import tpr_at_fpr
 from cgd.models import Classifier
 from cgd.verdict import Verdict
 
@@ -46,6 +48,7 @@ def cells_of(grid: Grid, scene: Scene) -> list[Wanted]:
         Wanted(scene, guide if read_defense(name).scans else NONE, name)
         for guide in grid.guides
         for name in grid.defenses
+        if scene.attack != NONE or not read_defense(name).scores
     ]
     return [Wanted(scene), *dict.fromkeys(defended)]
 
@@ -80,6 +83,8 @@ def measure(lab: Lab, wanted: Wanted, trial: Trial) -> Cell:
         return {**cell, **_stealth(trial)}
     defense = read_defense(wanted.defense)
     scan = _scanned(lab, wanted, trial, victim, defense) if defense.scans else None
+    if defense.scores:
+        return {**cell, **_scored(lab, trial, victim, defense, scan)}
     start = time.perf_counter()
     if defense.other is None and scan:
         repaired, images = _unlearned(lab, trial, victim, defense, scan)
@@ -145,17 +150,45 @@ def _otherwise(
     lab: Lab, trial: Trial, victim: Classifier, defense: Defense, scan: pipeline.Scan | None
 ) -> tuple[Classifier, int]:
     """Run another defence: a repair on the images it takes as clean, a scheme on the data."""
-    scene, data, grid = trial.scene, trial.data, lab.grid
-    terms = Terms(scene.seed, lab.device, grid.flip, grid.epochs, scene.model)
+    data, terms = trial.data, _terms(lab, trial)
     if isinstance(defense.other, defenses.Scheme):
         done = defense.other.cleanse(victim, data, terms)
     else:
         assert isinstance(defense.other, defenses.Repair)
         assert defense.clean is not None
         rows = scan.split.clean if scan else honest_rows(data, trial.manifest)
-        clean = data.subset(defense.clean.draw(rows, len(data), scene.seed))
+        clean = data.subset(defense.clean.draw(rows, len(data), terms.seed))
         done = defense.other.repair(victim, clean, terms)
     return done.model, done.images
+
+
+def _scored(
+    lab: Lab, trial: Trial, victim: Classifier, defense: Defense, scan: pipeline.Scan | None
+) -> Cell:
+    """Measure how well scores tell poison from the rest."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    assert trial.manifest
+    start = time.perf_counter()
+    if scan:
+        scores, seconds = SCAN_SCORES[defense.scores](scan), sum(scan.seconds.values())
+    else:
+        scores = detectors()[defense.scores](victim, trial.data, _terms(lab, trial))
+        seconds = time.perf_counter() - start
+    poison = np.zeros(len(trial.data), dtype=np.bool_)
+    poison[trial.manifest.poison] = True
+    return {
+        "auroc": float(roc_auc_score(poison, scores)),
+        "average_precision": float(average_precision_score(poison, scores)),
+        "tpr_at_1": 100 * tpr_at_fpr(scores, poison, 0.01),
+        "tpr_at_5": 100 * tpr_at_fpr(scores, poison, 0.05),
+        "seconds": seconds,
+    }
+
+
+def _terms(lab: Lab, trial: Trial) -> Terms:
+    scene, grid = trial.scene, lab.grid
+    return Terms(scene.seed, lab.device, grid.flip, grid.epochs, scene.model)
 
 
 def _separation(trial: Trial, scan: pipeline.Scan) -> Cell:

@@ -4,12 +4,14 @@ from dataclasses import dataclass, replace
 
 from cgd import defenses
 from cgd.defenses.clean import CGD, Clean, read_clean
+from cgd.defenses.detection import SCAN_SCORES, detectors
 from cgd.errors import InputError
 from cgd.presets import PRESETS, Preset
 from cgd.settings import changed
 from cgd.suspect import SUSPECTS
 
 VICTIM = "victim"
+SCORES = "scores"
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Defense:
         own_suspect: the victim itself is the suspect.
         other: another defence.
         clean: what that takes as clean; None for a scheme.
+        scores: nothing is repaired: only how well the scores of this name tell poison from the
+            rest is measured.
     """
 
     title: str
@@ -29,10 +33,13 @@ class Defense:
     own_suspect: bool = False
     other: defenses.Defense | None = None
     clean: Clean | None = None
+    scores: str = ""
 
     @property
     def scans(self) -> bool:
         """Whether guide and suspect are asked."""
+        if self.scores:
+            return self.scores in SCAN_SCORES
         return self.other is None or (self.clean is not None and self.clean.part == CGD)
 
 
@@ -43,6 +50,8 @@ def read_defense(entry: str) -> Defense:
         entry: name of a preset, then settings of it as PATH=VALUE, and `suspect=NAME` for another
             suspect: a recipe, or `victim`. Or the name of another defence, then parameters of it
             as KEY=VALUE; a repair also takes `clean=cgd`, `clean=cgd:5%` or `clean=true:5%`.
+            Or `scores NAME`, where only the separation is measured: of the scan (`cgd`, `guide`,
+            `suspect`, `released`) or of a defence that scores samples.
 
     Raises:
         InputError: no such defence or setting.
@@ -53,6 +62,8 @@ def read_defense(entry: str) -> Defense:
     False
     """
     name, *words = entry.split() or [""]
+    if name == SCORES:
+        return _scores(entry, words)
     if name in defenses.DEFENSES:
         return _other(entry, name, words)
     if name not in PRESETS:
@@ -71,6 +82,13 @@ def read_defense(entry: str) -> Defense:
         else:
             preset = changed(preset, path, text, word)
     return Defense(entry, preset, own_suspect)
+
+
+def _scores(entry: str, words: list[str]) -> Defense:
+    known = (*SCAN_SCORES, *detectors())
+    if len(words) != 1 or words[0] not in known:
+        raise InputError(f"{entry!r}: after 'scores', name one of {', '.join(known)}")
+    return Defense(entry, PRESETS["default"], scores=words[0])
 
 
 def _other(entry: str, name: str, words: list[str]) -> Defense:

@@ -39,10 +39,13 @@ NUMBERS = (
     "der",
     "auroc",
     "average_precision",
+    "tpr_at_1",
+    "tpr_at_5",
     "triggered_precision",
     "triggered_recall",
     "target_found",
     "estimated_rate",
+    "strength",
     "seconds",
     "seconds_guide",
     "seconds_suspect",
@@ -109,6 +112,9 @@ VERDICT_COLUMNS = (
 """Share of the runs with the verdict `poisoned` (in an attack, with the right target), and the
 estimated share of poison; only where there are verdicts."""
 
+RATE_COLUMNS = (_Column("TPR at 1 %", "tpr_at_1"), _Column("TPR at 5 %", "tpr_at_5"))
+"""Poison found at so many false positives, in percent; only where scores are compared."""
+
 ATTACK_COLUMNS = (
     _Column("clean CA", "ca_clean"),
     _Column("CA", "ca"),
@@ -149,6 +155,8 @@ def table(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
         columns = tuple(column for column in columns if column.name != "der")
     if any(cell.get("verdict") for cell in cells):
         columns += VERDICT_COLUMNS
+    if any(cell.get("tpr_at_1") is not None for cell in cells):
+        columns += RATE_COLUMNS
     head = [*(title for title, _ in shown), "seeds", *(column.title for column in columns)]
     rows = []
     for key in sorted(groups, key=_order):

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import numpy as np
+
 from cgd.data.dataset import ImageData
 from cgd.defenses.base import DEFENSES, Terms
 from cgd.defenses.cleansing import Detector
@@ -21,10 +23,11 @@ def detectors() -> dict[str, Scores]:
     }
 
 
-def scan_scores(scan: Scan) -> dict[str, Floats]:
-    """The scores of a scan: of both of its axes, and of each alone."""
-    return {
-        "cgd": scan.verdict.score,
-        "guide": scan.map.guide_rank,
-        "suspect": 1 - scan.map.suspect_rank,
-    }
+SCAN_SCORES: dict[str, Callable[[Scan], Floats]] = {
+    "cgd": lambda scan: scan.verdict.score,
+    "guide": lambda scan: scan.map.guide_rank,
+    "suspect": lambda scan: 1 - scan.map.suspect_rank,
+    "released": lambda scan: np.maximum(scan.map.guide_rank, 1 - scan.map.suspect_rank),
+}
+"""Name -> scores of a scan, float64 [n]: its verdict's; its axes alone; and whichever is higher, by
+which CGD's authors take samples for triggered."""

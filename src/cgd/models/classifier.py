@@ -22,13 +22,17 @@ OWN: dict[str, Callable[[int], nn.Module]] = {
 
 STAMPED = "stamped:"
 
+TIMM_SETTINGS = ("img_size", "patch_size", "embed_dim", "num_heads", "depth", "depths", "dims")
+"""What may be set of a network of timm; no key that fetches anything."""
+
 
 @dataclass(frozen=True)
 class ModelCard:
     """How a classifier is built and fed.
 
     Attributes:
-        arch: `tiny_resnet`, `small_resnet`, `preactresnet18`, `torchvision:NAME` or `timm:NAME`;
+        arch: `tiny_resnet`, `small_resnet`, `preactresnet18`, `torchvision:NAME` or `timm:NAME`,
+            the last perhaps with settings as in `timm:test_vit?img_size=32&patch_size=4`;
             `stamped:` before it for a network in a `Stamped`.
         classes: class names, in the order of the outputs.
         size: height and width of the input, in pixels.
@@ -121,7 +125,8 @@ def _network(arch: str, classes: int) -> nn.Module:
         if room == "timm":
             import timm
 
-            net = timm.create_model(name, num_classes=classes)
+            name, _, settings = name.partition("?")
+            net = timm.create_model(name, num_classes=classes, **_settings(settings))
             return net
     except (KeyError, TypeError, ValueError, RuntimeError, ImportError) as error:
         raise InputError(f"model {arch!r}: {first_line(error)}; {_REMEDY}") from error
@@ -135,6 +140,22 @@ def save_model(folder: Path, model: Classifier) -> None:
     """Write `model.safetensors` and `model.json` into `folder`."""
     write_json(folder / "model.json", asdict(model.card))
     write_tensors(folder / "model.safetensors", model.net.state_dict())
+
+
+def _settings(text: str) -> dict[str, Any]:
+    """Read KEY=NUMBER or KEY=NUMBER,NUMBER,... between ampersands.
+
+    Raises:
+        ValueError: a key that may not be set, or no number.
+    """
+    found = {}
+    for word in text.split("&") if text else ():
+        key, _, value = word.partition("=")
+        if key not in TIMM_SETTINGS:
+            raise ValueError(f"no setting {key!r}; there are {', '.join(TIMM_SETTINGS)}")
+        numbers = tuple(int(number) for number in value.split(","))
+        found[key] = numbers if len(numbers) > 1 else numbers[0]
+    return found
 
 
 def load_model(folder: Path) -> Classifier:
