@@ -82,7 +82,7 @@ def measure(lab: Lab, wanted: Wanted, trial: Trial) -> Cell:
         cell |= {**asdict(before), "seconds": victim_seconds, "passes": float(lab.grid.epochs)}
         return {**cell, **_stealth(trial)}
     defense = read_defense(wanted.defense)
-    scan = _scanned(lab, wanted, trial, victim, defense) if defense.scans else None
+    scan = scanned(lab, wanted, trial, victim, defense) if defense.scans else None
     if defense.scores:
         return {**cell, **_scored(lab, trial, victim, defense, scan)}
     start = time.perf_counter()
@@ -105,7 +105,7 @@ def measure(lab: Lab, wanted: Wanted, trial: Trial) -> Cell:
     }
 
 
-def _scanned(
+def scanned(
     lab: Lab, wanted: Wanted, trial: Trial, victim: Classifier, defense: Defense
 ) -> pipeline.Scan:
     """Scan the data; defences with the same guide and suspect share what these say."""
