@@ -43,7 +43,8 @@ GuideName = Annotated[
     str,
     typer.Option(
         help="Trusted model: open_clip:MODEL/PRETRAINED, onnx:FILE[?map=MAP.json], "
-        "classifier:RUN_DIR, scores:FILE.npy|.parquet or demo."
+        "classifier:RUN_DIR, scores:FILE.npy|.parquet or demo; or two, as 'GUIDE + GUIDE': the one "
+        "that contradicts a label more counts."
     ),
 ]
 PresetName = Annotated[

@@ -21,6 +21,7 @@ from cgd.errors import InputError
 from cgd.evaluation import Evaluation, evaluate, ground_truth, honest_rows
 from cgd.files import content_hash, read_json
 from cgd.guides import Guide, open_guide
+from cgd.guides.pair import spec_parts
 from cgd.models import Classifier, ModelCard, load_checkpoint, load_model
 from cgd.pipeline import Scan, check_fit
 from cgd.presets import get_preset
@@ -208,8 +209,10 @@ class ScanOptions:
         """Return the options as they are written to `config.json`, with the content of the guide's
         files."""
         scale = get_preset(self.preset).scale if self.scale is None else self.scale
-        files = self.guide.partition(":")[2].partition("?map=")
-        content = [content_hash(Path(name)) for name in (files[0], files[2]) if name]
+        content = []
+        for part in spec_parts(self.guide):
+            file, _, class_map = part.partition(":")[2].partition("?map=")
+            content += [content_hash(Path(name)) for name in (file, class_map) if name]
         return {**asdict(self), "scale": scale, "guide_content": content}
 
     def open_guide(self, device: torch.device) -> Guide:

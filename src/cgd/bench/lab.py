@@ -18,6 +18,7 @@ from cgd.errors import InputError
 from cgd.evaluation import Evaluation
 from cgd.files import read_json, slug, write_json
 from cgd.guides import Guide, open_guide
+from cgd.guides.pair import PLUS, spec_parts
 from cgd.metrics import accuracy
 from cgd.models import Classifier, ModelCard, build, load_model, save_model
 from cgd.stopwatch import Stopwatch
@@ -101,13 +102,16 @@ class Lab:
             InputError: there is no such guide, or too few trusted images for it.
         """
         if entry not in self._guides:
-            name = entry.replace("{data}", str(self.folder))
-            if entry.split()[0] == STAND_IN:
-                name = f"classifier:{self._stand_in(entry)}"
-            guide = open_guide(name, device=self.device)
+            names = [self._guide_name(part) for part in spec_parts(entry)]
+            guide = open_guide(PLUS.join(names), device=self.device)
             known = guide.logits(self.defended).argmax(1).numpy()
             self._guides[entry] = guide, accuracy(known, self.defended.labels.numpy())
         return self._guides[entry]
+
+    def _guide_name(self, entry: str) -> str:
+        if entry.split()[:1] == [STAND_IN]:
+            return f"classifier:{self._stand_in(entry)}"
+        return entry.replace("{data}", str(self.folder))
 
     def _stand_in(self, entry: str) -> Path:
         """Train a guide on clean or attacked images that are not defended; returns its folder."""

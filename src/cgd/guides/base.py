@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cgd.data.dataset import ImageData
 from cgd.errors import InputError
+from cgd.guides.pair import JointGuide, spec_parts
 from cgd.guides.prompts import check_templates
 from cgd.training import pick_device
 
@@ -91,7 +92,8 @@ def open_guide(
 
     Args:
         spec: `open_clip:MODEL/PRETRAINED`, `onnx:FILE[?map=CLASSMAP.json]`, `classifier:RUN_DIR`,
-            `scores:FILE.npy|.parquet` or `demo`.
+            `scores:FILE.npy|.parquet` or `demo`; or several of them, as in `demo + onnx:FILE`
+            (see `cgd.guides.pair`).
         device: where to compute; default: a GPU if there is one.
         templates: prompts with one `{}` each for guides that read text, or one name of a set of
             them (see `cgd.guides.prompts`); default: what suits the classes.
@@ -101,6 +103,10 @@ def open_guide(
     Raises:
         InputError: unknown kind, missing or unusable file, or a model that cannot be had.
     """
+    parts = spec_parts(spec)
+    if len(parts) > 1:
+        guides = [open_guide(p, device=device, templates=templates, cache=cache) for p in parts]
+        return JointGuide(spec, guides)
     kind, _, rest = spec.partition(":")
     if kind not in KINDS:
         forms = ", ".join(known.form for known in KINDS.values())
