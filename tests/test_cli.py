@@ -391,6 +391,8 @@ def test_evaluate_writes_where_it_is_told(cgd: Run, world: dict[str, Path], tmp_
     assert (run / "result.json").read_bytes() == kept
     assert result(out)["before"]["ca"] is not None
     assert list(out.iterdir()) == [out / "result.json"]
+    evaluate = ("evaluate", run, "--test", world["test"])
+    assert "holds another run" in cgd(*evaluate, "--out", world["poisoned"]).err
 
 
 def test_bench_runs_the_seed_it_is_told(cgd: Run, world: dict[str, Path], tmp_path: Path) -> None:

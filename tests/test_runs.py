@@ -234,6 +234,18 @@ def test_a_scan_comes_back_from_disk(tmp_path: Path, data: ImageData, scan: Scan
     assert found.map.guide_rank.dtype == np.float64
     torch.testing.assert_close(found.guide_logits, scan.guide_logits)
     assert (found.seconds, found.passes) == (scan.seconds, scan.passes)
+    for name in ("finding", "targets", "evidence", "early", "contradicted"):
+        assert getattr(found.verdict, name) == getattr(scan.verdict, name)
+
+
+def test_a_scan_of_before_the_signs_were_kept_is_read(
+    tmp_path: Path, data: ImageData, scan: Scan
+) -> None:
+    path = stored_run(tmp_path / "run", data, scan) / "result.json"
+    record = json.loads(path.read_text())
+    del record["verdict"]["early"], record["verdict"]["contradicted"]
+    path.write_text(json.dumps(record))
+    assert read_scan(path.parent, data).verdict.strength == 0
 
 
 def test_the_scan_of_a_defend_run_leaves_the_unlearning_out(

@@ -30,6 +30,7 @@ from cgd.unlearn import (
     RETARGET,
     Repair,
     Unlearning,
+    held_out_count,
     transplant,
     trigger_residual,
     unlearn,
@@ -213,6 +214,10 @@ def test_the_seed_decides_the_repair(scene: Scene, transplanted: int) -> None:
         (30.0, [50.0, 80.0, 51.0, 49.0, 90.0], 3, 2),
     ],
 )
+def test_few_samples_decide_when_to_stop() -> None:
+    assert [held_out_count(n) for n in (1, 40, 19_000, 50_000)] == [1, 4, 1900, 2000]
+
+
 def test_a_fall_below_the_best_round_ends_the_repair_one_round_back(
     scene: Scene,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,5 @@
-"""How often is a sample poison that is called so with 30 %? Over the attacked runs of a suite.
+"""How often is a sample poison that is called so with 30 %? Over the attacked runs of a suite that
+were called poisoned, with the default defence.
 
     python tools/calibration.py SUITE.toml DATA OUT RESULT
 
@@ -18,6 +19,7 @@ from cgd.bench import read_suite
 from cgd.bench.cells import Wanted, cells_of, scanned
 from cgd.bench.defenses import read_defense
 from cgd.bench.lab import Lab
+from cgd.bench.scenes import NONE
 from cgd.bench.suite import Grid
 from cgd.files import atomic, read_json, write_json
 
@@ -32,11 +34,14 @@ def main() -> None:
     for grid in read_suite(suite).grids:
         lab = Lab(grid, data, out / "work", torch.device("cpu"))
         for scene in grid.scenes():
-            for wanted in cells_of(grid, scene):
+            for wanted in cells_of(grid, scene) if scene.attack != NONE else ():
                 path = out / "cells" / wanted.file_name(grid)
-                if path.is_file() and read_json(path).get("verdict") == "poisoned":
+                done = wanted.defense == "default" and path.is_file()
+                if done and read_json(path).get("verdict") == "poisoned":
                     runs.append(one(lab, grid, wanted))
                     print(runs[-1], flush=True)
+    if not runs:
+        sys.exit(f"{out}: no cell of {suite} with the default defence and the verdict poisoned")
     write_json(result / "calibration.json", {"edges": BINS.tolist(), "runs": runs})
     draw(runs, result / "calibration.svg")
 
@@ -59,7 +64,7 @@ def one(lab: Lab, grid: Grid, wanted: Wanted) -> dict[str, Any]:
     return {
         "dataset": grid.dataset, "attack": wanted.scene.title, "rate": wanted.scene.rate,
         "guide": wanted.guide, "seed": wanted.scene.seed, "poison": int(poison.sum()),
-        "estimated": found.poisoned, "interval": found.interval,
+        "estimated": found.poisoned, "strength": found.strength, "interval": found.interval,
         "samples": counted(everything), "probability": counted(everything, probability),
         "poisoned": counted(poison),
     }  # fmt: skip
@@ -81,7 +86,8 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     )
     for n, p, k in zip(samples, probability, poisoned, strict=True):
         axes.plot(p[n > 0] / n[n > 0], k[n > 0] / n[n > 0], color="C0", alpha=0.15, linewidth=1)
-    n, p, k = samples.sum(0), probability.sum(0), poisoned.sum(0)
+    sums = samples.sum(0), probability.sum(0), poisoned.sum(0)
+    n, p, k = (column[sums[0] > 0] for column in sums)
     axes.plot(p / n, k / n, "o-", color="C0", label=f"all {len(runs)} runs")
     axes.set(xlabel="probability that is told", ylabel="share that is poison")
     axes.spines[["top", "right"]].set_visible(False)

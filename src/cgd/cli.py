@@ -25,7 +25,7 @@ Data = Annotated[str, typer.Argument(help="The untrusted data; see `cgd --help`.
 Out = Annotated[Path, typer.Option(help="Run folder; the same command continues a killed run.")]
 Seed = Annotated[int, typer.Option(help="Fixes every random choice.", min=0)]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Unused = typer.Option(help="Taken as by every command; nothing here depends on it.", min=0)
+Unused = typer.Option(help="As for every command; has no effect here.", min=0)
 Size = Annotated[
     int | None,
     typer.Option(
@@ -43,8 +43,8 @@ GuideName = Annotated[
     str,
     typer.Option(
         help="Trusted model: open_clip:MODEL/PRETRAINED, onnx:FILE[?map=MAP.json], "
-        "classifier:RUN_DIR, scores:FILE.npy|.parquet or demo; or two, as 'GUIDE + GUIDE': the one "
-        "that contradicts a label more counts."
+        "classifier:RUN_DIR, scores:FILE.npy|.parquet or demo; or several, as 'GUIDE + GUIDE': the "
+        "one that contradicts a label most counts."
     ),
 ]
 PresetName = Annotated[
@@ -62,7 +62,7 @@ Arch = Annotated[
     str,
     typer.Option(
         help="small_resnet, preactresnet18, torchvision:NAME, or timm:NAME, with settings as in "
-        "timm:vit_tiny_patch16_224?img_size=32&patch_size=4."
+        "'timm:vit_tiny_patch16_224?img_size=32&patch_size=4'."
     ),
 ]
 CheckpointArch = Annotated[

@@ -395,6 +395,7 @@ def _repaired(
 
 def evaluate(run: Path, out: Path, trial: TrialOptions, names: Path | None, device: str) -> None:
     """`cgd evaluate`: measure the model of a run folder, write its `result.json` with that."""
+    _check_apart(run, out)
     model = load_model(run)
     measured = trial.open(model, names).measure(model, pick_device(device))
     path = run / "result.json"
@@ -406,10 +407,22 @@ def evaluate(run: Path, out: Path, trial: TrialOptions, names: Path | None, devi
     record["der"] = effectiveness(Evaluation(**record["before"]), Evaluation(**record["after"]))
     write_json(out / path.name, record)
     print(f"{run}{in_words(measured)}")
+    print(out / path.name)
+
+
+def _check_apart(run: Path, out: Path) -> None:
+    """Refuse to write what is told of one run into the folder of another.
+
+    Raises:
+        InputError: `out` is another run's folder.
+    """
+    if out.resolve() != run.resolve() and (out / "config.json").exists():
+        raise InputError(f"{out}: holds another run; choose another --out")
 
 
 def report(run: Path, out: Path, source: str | None) -> None:
     """`cgd report`: write the report of a run again."""
+    _check_apart(run, out)
     config = read_json(run / "config.json")
     data = load(source, size=config.get("size")) if source else None
     if data:  # The run may have renamed them.
@@ -436,7 +449,9 @@ def bench(
         suite = replace(suite, grids=tuple(replace(g, seeds=(seed,)) for g in suite.grids))
     if not jobs:
         jobs = torch.cuda.device_count() if where.type == "cuda" else torch.get_num_threads()
-    settings = {"grids": [asdict(grid) for grid in suite.grids], "protocol": suite.protocol}
+    # Cells are named by their seeds, so that more of them may come later.
+    grids = [{**asdict(grid), "seeds": None} for grid in suite.grids]
+    settings = {"grids": grids, "protocol": suite.protocol}
     with runs.run_folder(out, "bench", {**settings, "data": str(data), "device": str(where)}):
         cells = run_suite(suite, data, out, where, jobs)
     write_cells(out / "cells.parquet", cells)

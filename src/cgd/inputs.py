@@ -21,7 +21,7 @@ from cgd.errors import InputError
 from cgd.evaluation import Evaluation, evaluate, ground_truth, honest_rows
 from cgd.files import content_hash, read_json
 from cgd.guides import Guide, open_guide
-from cgd.guides.pair import spec_parts
+from cgd.guides.base import spec_parts
 from cgd.models import Classifier, ModelCard, load_checkpoint, load_model
 from cgd.pipeline import Scan, check_fit
 from cgd.presets import get_preset
@@ -211,8 +211,9 @@ class ScanOptions:
         scale = get_preset(self.preset).scale if self.scale is None else self.scale
         content = []
         for part in spec_parts(self.guide):
-            file, _, class_map = part.partition(":")[2].partition("?map=")
-            content += [content_hash(Path(name)) for name in (file, class_map) if name]
+            file, _, query = part.partition(":")[2].partition("?")
+            named = [file, *(word[4:] for word in query.split("&") if word.startswith("map="))]
+            content += [content_hash(Path(name).expanduser()) for name in named if name]
         return {**asdict(self), "scale": scale, "guide_content": content}
 
     def open_guide(self, device: torch.device) -> Guide:

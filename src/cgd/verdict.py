@@ -78,7 +78,8 @@ class Verdict:
             comes from.
         probability: float64 [n], of being poison; 0 outside `targets`.
         score: float64 [n], high = probably poison; tells samples of equal probability apart too.
-        early: the `concentration` of the look that came with the verdict.
+        early: the greatest `concentration` in a look that counts: the last, and those in which a
+            class stood out.
         contradicted: the greatest `contradiction_excess` of a class.
     """
 
@@ -92,7 +93,8 @@ class Verdict:
 
     @property
     def strength(self) -> float:
-        """How far the stronger of the two signs reaches: 1 is enough to be called poisoned."""
+        """How far the stronger of the two signs reaches: 1 is needed to be called poisoned, but not
+        enough."""
         return max(self.early / LEAST_PART, self.contradicted / LEAST_EXCESS)
 
     @property
@@ -154,11 +156,13 @@ def judge(
     early = _early(looks)
     if early and early.target not in contradicted:
         found.append(early)
+    stood_out = [last, *(case.ranks for case in found if case.evidence == "early")]
+    signs = max(concentration(look)[0] for look in stood_out), float(excess.max())
+    score, any_stood_out = last.poison_score, bool(found)
     found = [case for case in found if case.sure >= FEWEST_SURE]
-    score, most = last.poison_score, float(excess.max())
     if not found:
-        finding, part = _no_sign(last, excess, classes), concentration(last)[0]
-        return last, Verdict(finding, (), (), np.zeros(n), ranks(score), part, most)
+        finding = "suspicious" if any_stood_out else _no_sign(last, excess, classes)
+        return last, Verdict(finding, (), (), np.zeros(n), ranks(score), *signs)
     probability = np.max([case.probability for case in found], axis=0)
     for case in found:
         score = np.where(last.label == case.target, case.ranks.poison_score, score)
@@ -169,8 +173,7 @@ def judge(
         tuple(case.evidence for case in found),
         probability,
         probability + 1e-3 * ranks(score),
-        concentration(shown)[0],
-        most,
+        *signs,
     )
 
 

@@ -74,6 +74,10 @@ def test_every_kind_of_architecture_is_built_from_its_seed(arch: str, size: int)
         "hub:resnet18",
         "timm:test_vit?pretrained=1",
         "timm:test_vit?img_size=big",
+        "timm:test_vit?depth=1&depth=2",
+        "timm:test_vit?embed_dim=10&num_heads=3",
+        "timm:convnext_atto?depths=1,1",
+        "timm:test_vit?patch_size=0",
     ],
 )
 def test_an_unknown_architecture_is_refused_with_what_there_is(arch: str) -> None:

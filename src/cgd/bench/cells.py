@@ -171,7 +171,8 @@ def _scored(
     assert trial.manifest
     start = time.perf_counter()
     if scan:
-        scores, seconds = SCAN_SCORES[defense.scores](scan), sum(scan.seconds.values())
+        scores, stages = SCAN_SCORES[defense.scores](scan), scan.seconds
+        seconds = stages.get(defense.scores, sum(stages.values()))
     else:
         scores = detectors()[defense.scores](victim, trial.data, _terms(lab, trial))
         seconds = time.perf_counter() - start

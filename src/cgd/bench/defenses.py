@@ -51,7 +51,7 @@ def read_defense(entry: str) -> Defense:
             suspect: a recipe, or `victim`. Or the name of another defence, then parameters of it
             as KEY=VALUE; a repair also takes `clean=cgd`, `clean=cgd:5%` or `clean=true:5%`.
             Or `scores NAME`, where only the separation is measured: of the scan (`cgd`, `guide`,
-            `suspect`, `released`) or of a defence that scores samples.
+            `suspect`, `either`) or of a defence that scores samples.
 
     Raises:
         InputError: no such defence or setting.
@@ -67,7 +67,7 @@ def read_defense(entry: str) -> Defense:
     if name in defenses.DEFENSES:
         return _other(entry, name, words)
     if name not in PRESETS:
-        known = ", ".join([*sorted(PRESETS), *sorted(defenses.DEFENSES)])
+        known = ", ".join([*sorted(PRESETS), *sorted(defenses.DEFENSES), SCORES])
         raise InputError(f"no defense {name!r}; there are {known}")
     preset, own_suspect = PRESETS[name], False
     for word in words:

@@ -18,7 +18,8 @@ from cgd.errors import InputError
 from cgd.evaluation import Evaluation
 from cgd.files import read_json, slug, write_json
 from cgd.guides import Guide, open_guide
-from cgd.guides.pair import PLUS, spec_parts
+from cgd.guides.base import spec_parts
+from cgd.guides.joint import JointGuide
 from cgd.metrics import accuracy
 from cgd.models import Classifier, ModelCard, build, load_model, save_model
 from cgd.stopwatch import Stopwatch
@@ -102,16 +103,16 @@ class Lab:
             InputError: there is no such guide, or too few trusted images for it.
         """
         if entry not in self._guides:
-            names = [self._guide_name(part) for part in spec_parts(entry)]
-            guide = open_guide(PLUS.join(names), device=self.device)
+            opened = [self._open(part) for part in spec_parts(entry, STAND_IN)]
+            guide = opened[0] if len(opened) == 1 else JointGuide(entry, opened)
             known = guide.logits(self.defended).argmax(1).numpy()
             self._guides[entry] = guide, accuracy(known, self.defended.labels.numpy())
         return self._guides[entry]
 
-    def _guide_name(self, entry: str) -> str:
+    def _open(self, entry: str) -> Guide:
         if entry.split()[:1] == [STAND_IN]:
-            return f"classifier:{self._stand_in(entry)}"
-        return entry.replace("{data}", str(self.folder))
+            return open_guide(f"classifier:{self._stand_in(entry)}", device=self.device)
+        return open_guide(entry.replace("{data}", str(self.folder)), device=self.device)
 
     def _stand_in(self, entry: str) -> Path:
         """Train a guide on clean or attacked images that are not defended; returns its folder."""

@@ -20,9 +20,10 @@ from cgd.bench.cells import Cell, Wanted, cells_of, describe, measure
 from cgd.bench.defenses import read_defense
 from cgd.bench.lab import Lab
 from cgd.bench.scenes import NONE
-from cgd.bench.suite import Grid, Suite
+from cgd.bench.suite import STAND_IN, Grid, Suite
 from cgd.errors import CellsFailed, InputError
 from cgd.files import read_json, write_json
+from cgd.guides.base import spec_parts
 from cgd.progress import say, track
 
 Job = Callable[[dict[int, Lab]], int]
@@ -77,6 +78,8 @@ def run_suite(
     place = _Place(suite, data, out, device)
     # Stage by stage, since all cells share the guides, and attacked scenes the clean models.
     guides: list[Job] = []
+    joint: list[Job] = []
+    opened: set[tuple[str, str]] = set()  # grids of one data set share their guides
     benign: list[Job] = []
     attacked: list[Job] = []
     asked: set[Path] = set()  # grids of one data set share their benign cells
@@ -95,8 +98,13 @@ def run_suite(
                 work.append(partial(_scene, place, number, missing))
                 count += len(missing)
         if any(read_defense(entry).scans for entry in grid.defenses) and count > before:
-            guides += [partial(_guide, place, number, guide) for guide in grid.guides]
-    stages = [guides, benign, attacked]
+            for entry in grid.guides:
+                parts = spec_parts(entry, STAND_IN)
+                new = [part for part in parts if (grid.dataset, part) not in opened]
+                opened |= {(grid.dataset, part) for part in new}
+                guides += [partial(_guide, place, number, part) for part in new]
+                joint += [partial(_guide, place, number, entry)] if len(parts) > 1 else []
+    stages = [guides, joint, benign, attacked]
     if jobs > 1:
         _in_processes(stages, jobs, place, count)
     else:

@@ -39,14 +39,16 @@ class Grid:
             benign case, which is always there.
         rates: poisoned shares.
         defenses: `NAME` of a preset, then settings as in `default unlearning.a=0`; or of another
-            defence, as in `anp clean=cgd:5% steps=100`; the undefended row is always there.
+            defence, as in `anp clean=cgd:5% steps=100`; or `scores NAME`, see
+            `cgd.bench.defenses`; the undefended row is always there.
         seeds: each draws poison, weights and order anew.
         size: height and width of the images in pixels; 0 for the size that they share.
         flip: mirror images in training.
         target: the attacker's class.
         trusted: number of other training images that stand-in guides may learn from.
         guide_epochs: passes of a stand-in guide over them.
-        guides: `stand-in` or any guide of `cgd.guides`; `{data}` in it is the data folder.
+        guides: `stand-in` or any guide of `cgd.guides`, or several with ` + ` between them;
+            `{data}` in it is the data folder.
         models: architectures of victims and suspects.
         guide_model: architecture of stand-in guides.
         labels: `given`, or FILE:COLUMN of other labels for the same training rows.

@@ -27,7 +27,7 @@ SCAN_SCORES: dict[str, Callable[[Scan], Floats]] = {
     "cgd": lambda scan: scan.verdict.score,
     "guide": lambda scan: scan.map.guide_rank,
     "suspect": lambda scan: 1 - scan.map.suspect_rank,
-    "released": lambda scan: np.maximum(scan.map.guide_rank, 1 - scan.map.suspect_rank),
+    "either": lambda scan: np.maximum(scan.map.guide_rank, 1 - scan.map.suspect_rank),
 }
-"""Name -> scores of a scan, float64 [n]: its verdict's; its axes alone; and whichever is higher, by
-which CGD's authors take samples for triggered."""
+"""Name -> scores of a scan, float64 [n]: its verdict's; its axes alone; and the higher of these
+two, which is how CGD's authors decide what is triggered."""

@@ -1,5 +1,6 @@
 """What a guide is, and the registry of the kinds of guide."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from cgd.data.dataset import ImageData
 from cgd.errors import InputError
-from cgd.guides.pair import JointGuide, spec_parts
+from cgd.guides.joint import JointGuide
 from cgd.guides.prompts import check_templates
 from cgd.training import pick_device
 
@@ -31,7 +32,8 @@ class Guide(Protocol):
 
         Returns:
             float32 [n, len(data.classes)] on the CPU, at the scale the guide was trained with:
-            their softmax is its class probabilities (for CLIP, 100 x cosine).
+            their softmax is its class probabilities (for CLIP, 100 x cosine). No guide looks at the
+            labels of the data, but for the one of several that is chosen by them.
 
         Raises:
             InputError: the guide does not fit the classes of the data.
@@ -93,7 +95,7 @@ def open_guide(
     Args:
         spec: `open_clip:MODEL/PRETRAINED`, `onnx:FILE[?map=CLASSMAP.json]`, `classifier:RUN_DIR`,
             `scores:FILE.npy|.parquet` or `demo`; or several of them, as in `demo + onnx:FILE`
-            (see `cgd.guides.pair`).
+            (see `cgd.guides.joint`).
         device: where to compute; default: a GPU if there is one.
         templates: prompts with one `{}` each for guides that read text, or one name of a set of
             them (see `cgd.guides.prompts`); default: what suits the classes.
@@ -113,6 +115,19 @@ def open_guide(
         raise InputError(f"guide {spec!r}: no such kind; use {forms}")
     checked = None if templates is None else check_templates(templates)
     return KINDS[kind].open(Request(spec, rest, device or pick_device(), checked, cache))
+
+
+def spec_parts(spec: str, *kinds: str) -> list[str]:
+    """Return the guides that a specification names.
+
+    Args:
+        spec: guides with ` + ` between them.
+        kinds: what a guide may begin with, besides the kinds that are registered.
+
+    >>> spec_parts("classifier:a + b + demo")
+    ['classifier:a + b', 'demo']
+    """
+    return re.split(rf" \+ (?=(?:{'|'.join([*KINDS, *kinds])})\b)", spec)
 
 
 def check_classes(name: str, outputs: int, data: ImageData) -> None:

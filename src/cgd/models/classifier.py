@@ -1,5 +1,6 @@
 """A network together with the card that says how to feed it."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -125,8 +126,12 @@ def _network(arch: str, classes: int) -> nn.Module:
         if room == "timm":
             import timm
 
-            name, _, settings = name.partition("?")
-            net = timm.create_model(name, num_classes=classes, **_settings(settings))
+            name, _, text = name.partition("?")
+            settings = _settings(text)
+            try:
+                net = timm.create_model(name, num_classes=classes, **settings)
+            except Exception as error:  # networks fail in any way on settings that do not fit
+                raise ValueError(first_line(error)) from error
             return net
     except (KeyError, TypeError, ValueError, RuntimeError, ImportError) as error:
         raise InputError(f"model {arch!r}: {first_line(error)}; {_REMEDY}") from error
@@ -148,11 +153,13 @@ def _settings(text: str) -> dict[str, Any]:
     Raises:
         ValueError: a key that may not be set, or no number.
     """
-    found = {}
+    found: dict[str, int | tuple[int, ...]] = {}
     for word in text.split("&") if text else ():
         key, _, value = word.partition("=")
-        if key not in TIMM_SETTINGS:
-            raise ValueError(f"no setting {key!r}; there are {', '.join(TIMM_SETTINGS)}")
+        if key not in TIMM_SETTINGS or key in found:
+            raise ValueError(f"setting {key!r} is none of {', '.join(TIMM_SETTINGS)}, or is twice")
+        if not re.fullmatch(r"\d+(,\d+)*", value):
+            raise ValueError(f"{word!r} must be a whole number, or several with commas")
         numbers = tuple(int(number) for number in value.split(","))
         found[key] = numbers if len(numbers) > 1 else numbers[0]
     return found
