@@ -7,6 +7,7 @@ from typing import Any
 
 from cgd.errors import InputError
 from cgd.files import atomic
+from cgd.presets import PRESETS
 
 Cell = dict[str, Any]
 TITLES = {
@@ -125,8 +126,26 @@ def _draw_lines(plot: Plot, cells: Sequence[Cell], y: str, axes: Any) -> None:
 
 
 def _draw_points(plot: Plot, cells: Sequence[Cell], y: str, axes: Any) -> None:
-    for name, place in plot.points(cells, y).items():
-        axes.plot(*place, marker="o", markersize=5, color="C0")
-        axes.annotate(name, place, xytext=(5, 3), textcoords="offset points", fontsize=8)
+    points = plot.points(cells, y)
+    first = [name.split()[0] for name in points]
+    heights = [height for _, height in points.values()]
+    near, above = 0.03 * (max(heights, default=0) - min(heights, default=0)), float("inf")
+    on_the_left = False
+    for name, place in sorted(points.items(), key=lambda entry: -entry[1][1]):
+        own = name.split()[0] in PRESETS
+        axes.plot(*place, marker="o", markersize=7 if own else 5, color="C1" if own else "C0")
+        on_the_left = not on_the_left if above - place[1] < near else False
+        axes.annotate(
+            name if first.count(name.split()[0]) > 1 else name.split()[0],
+            place,
+            xytext=(-6 if on_the_left else 6, 0),
+            textcoords="offset points",
+            fontsize=8,
+            ha="right" if on_the_left else "left",
+            va="center",
+        )
+        above = place[1]
     if plot.logarithmic:  # some defences cost nothing
         axes.set_xscale("symlog", linthresh=1)
+        axes.set_xticks(ticks := [0, 0.5, 1, 2, 5, 10, 20, 50], [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
