@@ -29,3 +29,16 @@ def test_without_a_file_it_only_measures(monkeypatch: pytest.MonkeyPatch) -> Non
     watch = Stopwatch()
     now = 4.0
     assert watch.keep() == watch.kept == 4.0
+
+
+def test_a_ticking_watch_keeps_what_a_kill_would_lose(tmp_path: Path) -> None:
+    path = tmp_path / "seconds.json"
+    watch = Stopwatch(path)
+    with watch.ticking(every=0.01):
+        deadline = time.monotonic() + 30
+        while not path.is_file() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert 0 < Stopwatch(path).kept <= watch.keep()
+    written = path.read_bytes()
+    time.sleep(0.05)
+    assert path.read_bytes() == written

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ def scan(
     device = device or pick_device()
     recipe = suspect or settings.suspect
     guide = open_guide(guide, device=device) if isinstance(guide, str) else guide
-    raw, guide_seconds = _kept(folder, "guide", lambda _: _asked(guide, data))
+    raw, guide_seconds = _kept(folder, "guide", partial(_asked, guide, data))
 
     def ask_suspect(stopwatch: Stopwatch) -> Tensor:
         if isinstance(recipe, Classifier):
@@ -223,8 +224,9 @@ def _confidence(logits: Tensor) -> NDArray[np.float64]:
     return torch.cat(parts).numpy()
 
 
-def _asked(guide: Guide, data: ImageData) -> Tensor:
-    logits = guide.logits(data)
+def _asked(guide: Guide, data: ImageData, stopwatch: Stopwatch) -> Tensor:
+    with stopwatch.ticking():
+        logits = guide.logits(data)
     if logits.shape != (len(data), len(data.classes)):
         raise InputError(
             f"the guide gave scores of shape {list(logits.shape)} for {len(data)} images of "

@@ -1,6 +1,9 @@
 """How long work takes that may be killed and continued."""
 
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cgd.files import read_json, write_json
@@ -26,3 +29,21 @@ class Stopwatch:
         if self.path:
             write_json(self.path, self.kept)
         return self.kept
+
+    @contextmanager
+    def ticking(self, every: float = 10.0) -> Iterator[None]:
+        """Keep the seconds now and then, for work that does not do so itself."""
+        over = threading.Event()
+
+        def tick() -> None:
+            while not over.wait(every):
+                with suppress(OSError):  # a full disk is for the work itself to tell
+                    self.keep()
+
+        thread = threading.Thread(target=tick, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
