@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cgd.bench.plots import Plot, draw
+from cgd.bench.plots import Plot, _label, draw
 from cgd.errors import InputError
 
 
@@ -59,3 +59,17 @@ def test_a_point_is_a_defense_at_the_means_over_its_cells(tmp_path: Path) -> Non
     assert "<!-- clp -->" in draw(plot, cells, tmp_path).read_text()
     with pytest.raises(InputError, match="a_point_a"):
         Plot("cost.svg", "passes", ("der",), a_point_a="guide")
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "label"),
+    [
+        ("anp clean=cgd:5%", ["ft", "anp clean=cgd:5%"], "anp"),
+        ("ft clean=cgd", ["ft clean=cgd", "ft clean=true:5%"], "ft clean=cgd"),
+        ("default", ["default", "default unlearning.b=0"], "default"),
+        ("default unlearning.lr=0.02 scale=1", ["default", "default unlearning.lr=0.02 scale=1"],
+         "lr=0.02 scale=1"),
+    ],
+)  # fmt: skip
+def test_a_point_has_a_short_name(name: str, names: list[str], label: str) -> None:
+    assert _label(name, names) == label

@@ -1,5 +1,6 @@
 """Pictures of stored cells."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,6 @@ def _draw_lines(plot: Plot, cells: Sequence[Cell], y: str, axes: Any) -> None:
 
 def _draw_points(plot: Plot, cells: Sequence[Cell], y: str, axes: Any) -> None:
     points = plot.points(cells, y)
-    first = [name.split()[0] for name in points]
     heights = [height for _, height in points.values()]
     near, above = 0.03 * (max(heights, default=0) - min(heights, default=0)), float("inf")
     on_the_left = False
@@ -136,7 +136,7 @@ def _draw_points(plot: Plot, cells: Sequence[Cell], y: str, axes: Any) -> None:
         axes.plot(*place, marker="o", markersize=7 if own else 5, color="C1" if own else "C0")
         on_the_left = not on_the_left if above - place[1] < near else False
         axes.annotate(
-            name if first.count(name.split()[0]) > 1 else name.split()[0],
+            _label(name, list(points)),
             place,
             xytext=(-6 if on_the_left else 6, 0),
             textcoords="offset points",
@@ -149,3 +149,13 @@ def _draw_points(plot: Plot, cells: Sequence[Cell], y: str, axes: Any) -> None:
         axes.set_xscale("symlog", linthresh=1)
         axes.set_xticks(ticks := [0, 0.5, 1, 2, 5, 10, 20, 50], [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
+
+
+def _label(name: str, names: Sequence[str]) -> str:
+    """Shorten a defence: its first word, where no other one has it; what a preset is changed in."""
+    first, *settings = name.split()
+    if sum(other.split()[0] == first for other in names) == 1:
+        return first
+    if first in PRESETS and settings:
+        return " ".join(re.sub(r"^[a-z.]*\.", "", word) for word in settings)
+    return name
