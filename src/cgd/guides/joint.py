@@ -32,18 +32,20 @@ class JointGuide:
         """See `cgd.guides.Guide`; for every sample, of the guide under which its given label is the
         least probable. So they depend on the given labels, and their own label is right where the
         guides agree."""
-        found = entropy = None
-        for guide in self.guides:
-            logits = guide.logits(data)
-            logits = logits * calibrated_scale(logits, data.labels)
-            own = torch.from_numpy(label_entropy(logits, data.labels))
-            if found is None or entropy is None:
-                found, entropy = logits, own
-                continue
+        first, *others = self.guides
+        found, entropy = _calibrated(first, data)
+        for guide in others:
+            logits, own = _calibrated(guide, data)
             rows = own > entropy
             found[rows], entropy[rows] = logits[rows], own[rows]
-        assert found is not None
         return found
+
+
+def _calibrated(guide: "Guide", data: ImageData) -> tuple[Tensor, Tensor]:
+    """Return the guide's logits, as sure as they are right, and the cross-entropy of each label."""
+    logits = guide.logits(data)
+    logits = logits * calibrated_scale(logits, data.labels)
+    return logits, torch.from_numpy(label_entropy(logits, data.labels))
 
 
 def calibrated_scale(logits: Tensor, labels: Tensor) -> float:
