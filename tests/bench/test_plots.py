@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.axes import Axes
 
 from cgd.bench.plots import Plot, _label, draw
 from cgd.errors import InputError
@@ -59,6 +60,24 @@ def test_a_point_is_a_defense_at_the_means_over_its_cells(tmp_path: Path) -> Non
     assert "<!-- clp -->" in draw(plot, cells, tmp_path).read_text()
     with pytest.raises(InputError, match="a_point_a"):
         Plot("cost.svg", "passes", ("der",), a_point_a="guide")
+
+
+def test_an_attack_has_one_colour_in_all_panels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = [cell(rate=rate, ca=80.0, attack="none") for rate in (0.1, 0.2)]
+    drawn: dict[str, set[str]] = {}
+    plot = Axes.plot
+
+    def spy(axes: Axes, *rest: Any, **options: Any) -> Any:
+        drawn.setdefault(options["label"], set()).add(options["color"])
+        return plot(axes, *rest, **options)
+
+    monkeypatch.setattr(Axes, "plot", spy)
+    draw(Plot("p.svg", "rate", ("asr", "ca")), [*CELLS, *cells], tmp_path)
+    assert set(drawn) == {"sig", "no attack"}
+    assert all(len(colors) == 1 for colors in drawn.values())
+    assert "no attack" in (tmp_path / "p.svg").read_text()
 
 
 @pytest.mark.parametrize(

@@ -106,8 +106,11 @@ def draw(plot: Plot, cells: Sequence[Cell], folder: Path) -> Path:
             _draw_lines(plot, cells, y, axes)
         axes.set(xlabel=TITLES.get(plot.x, plot.x), ylabel=TITLES.get(y, y))
         axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False)
+    shown: dict[str, Any] = {}
+    for axes in panels[0]:  # not every attack has a line in every panel
+        handles, labels = axes.get_legend_handles_labels()
+        shown |= dict(zip(labels, handles, strict=True))
+    figure.legend(list(shown.values()), list(shown), loc="outside right center", frameon=False)
     path = folder / plot.file
     with atomic(path) as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None})
@@ -117,8 +120,11 @@ def draw(plot: Plot, cells: Sequence[Cell], folder: Path) -> Path:
 
 def _draw_lines(plot: Plot, cells: Sequence[Cell], y: str, axes: Any) -> None:
     lines = plot.lines(cells, y)
+    attacks = sorted({cell["attack"] for cell in cells})
     for attack, points in lines.items():
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=attack)
+        color = f"C{attacks.index(attack)}"  # the same in all panels
+        name = "no attack" if attack == "none" else attack
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, color=color, label=name)
     if plot.logarithmic:
         ticks = sorted({x for points in lines.values() for x, _ in points})
         axes.set_xscale("log")
