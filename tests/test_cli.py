@@ -21,6 +21,8 @@ from cgd.models import load_model
 
 CLASSES = ("blue", "green", "red")
 
+COMMANDS = ("attack", "train", "scan", "defend", "evaluate", "report", "bench", "demo")
+
 
 class Answer(NamedTuple):
     code: int
@@ -408,7 +410,7 @@ def test_bench_runs_the_seed_it_is_told(cgd: Run, world: dict[str, Path], tmp_pa
 
 
 def test_every_command_takes_the_same_options(cgd: Run) -> None:
-    for name in ("attack", "train", "scan", "defend", "evaluate", "report", "bench", "demo"):
+    for name in COMMANDS:
         told = cgd(name, "--help").out
         assert all(option in told for option in ("--out", "--seed", "--device")), name
 
@@ -579,7 +581,7 @@ def test_what_cannot_be_imported_is_refused(
 
 
 def test_help_of_every_command_teaches(cgd: Run) -> None:
-    for name in ("attack", "train", "scan", "defend", "evaluate", "report", "bench", "demo"):
+    for name in COMMANDS:
         answer = cgd(name, "--help")
         assert answer.code == 0
         assert f"cgd {name} " in answer.out.split("Example")[1]

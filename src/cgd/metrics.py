@@ -100,6 +100,21 @@ def tpr_at_fpr(score: NDArray[np.float64], positive: NDArray[np.bool_], fpr: flo
     return float(np.max(right[allowed], initial=0) / positive.sum())
 
 
+def ranking(score: NDArray[np.float64], positive: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return AUROC and average precision of a score, each in [0, 1].
+
+    Args:
+        score: float64 [n], higher = more likely positive.
+        positive: bool [n], with both kinds in it.
+    """
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    return (
+        float(roc_auc_score(positive, score)),
+        float(average_precision_score(positive, score)),
+    )
+
+
 def separation(score: NDArray[np.float64], split: Split, poison: Labels) -> Separation | None:
     """Compare a poison score and a split with the ground truth.
 
@@ -111,16 +126,15 @@ def separation(score: NDArray[np.float64], split: Split, poison: Labels) -> Sepa
     Returns:
         None when nothing, or everything, is poisoned.
     """
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
     is_poison = np.zeros(len(score), dtype=np.bool_)
     is_poison[poison] = True
     if is_poison.all() or not is_poison.any():
         return None
     caught = int(is_poison[split.triggered].sum())
+    auroc, average_precision = ranking(score, is_poison)
     return Separation(
-        auroc=float(roc_auc_score(is_poison, score)),
-        average_precision=float(average_precision_score(is_poison, score)),
+        auroc=auroc,
+        average_precision=average_precision,
         triggered_precision=caught / len(split.triggered),
         triggered_recall=caught / int(is_poison.sum()),
         poison_in_clean=int(is_poison[split.clean].sum()),

@@ -21,7 +21,7 @@ from cgd.defenses import Terms
 from cgd.defenses.detection import SCAN_SCORES, detectors
 from cgd.evaluation import Evaluation, effectiveness, evaluate, ground_truth, honest_rows
 from cgd.files import copy_file, slug
-from cgd.metrics import tpr_at_fpr
+from cgd.metrics import ranking, tpr_at_fpr
 from cgd.models import Classifier
 from cgd.verdict import Verdict
 
@@ -166,8 +166,6 @@ def _scored(
     lab: Lab, trial: Trial, victim: Classifier, defense: Defense, scan: pipeline.Scan | None
 ) -> Cell:
     """Measure how well scores tell poison from the rest."""
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
     assert trial.manifest
     start = time.perf_counter()
     if scan:
@@ -178,9 +176,10 @@ def _scored(
         seconds = time.perf_counter() - start
     poison = np.zeros(len(trial.data), dtype=np.bool_)
     poison[trial.manifest.poison] = True
+    auroc, average_precision = ranking(scores, poison)
     return {
-        "auroc": float(roc_auc_score(poison, scores)),
-        "average_precision": float(average_precision_score(poison, scores)),
+        "auroc": auroc,
+        "average_precision": average_precision,
         "tpr_at_1": 100 * tpr_at_fpr(scores, poison, 0.01),
         "tpr_at_5": 100 * tpr_at_fpr(scores, poison, 0.05),
         "seconds": seconds,
