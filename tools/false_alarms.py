@@ -3,10 +3,11 @@
 Every run draws other images, or other wrong labels, and another suspect. Continues where it was
 stopped.
 
-    python tools/false_alarms.py DATA OUT
+    python tools/false_alarms.py DATA OUT [SEED]
 
 DATA holds `cifar10`, `gtsrb` and `caltech24` as the suites name them, and `guides` with the ONNX
-model of the caltech24 runs; OUT receives `cells/*.json` and `cells.parquet`.
+model of the caltech24 runs; OUT receives `cells/*.json` and `cells.parquet`. SEED is that of the
+first run of each kind, 0 if it is not given.
 """
 
 import sys
@@ -108,8 +109,9 @@ def kinds(folder: Path, work: Path) -> Iterator[Kind]:
 def main() -> None:
     """Make the runs that are missing, then the table."""
     folder, out = (Path(name) for name in sys.argv[1:3])
+    first = int(sys.argv[3]) if len(sys.argv) > 3 else 0
     ways = list(kinds(folder, out / "work"))
-    wanted = [(seed, kind) for kind in ways for seed in range(kind.runs)]
+    wanted = [(seed, kind) for kind in ways for seed in range(first, first + kind.runs)]
     for seed, kind in sorted(wanted, key=lambda entry: entry[0]):  # of each kind some, first
         path = out / "cells" / f"{kind.name.replace(' ', '-')}-{seed}.json"
         if not path.is_file():

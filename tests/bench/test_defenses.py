@@ -59,11 +59,24 @@ def test_the_suspect_is_a_recipe_or_the_victim() -> None:
     assert read_defense("default suspect=victim").own_suspect
 
 
+def test_a_stage_comes_from_another_preset() -> None:
+    default, released = PRESETS["default"], PRESETS["released"]
+    fixed = read_defense("default split=released unlearning.weighted=false").preset
+    unweighted = replace(default.unlearning, weighted=False)
+    assert fixed == replace(default, split=released.split, unlearning=unweighted)
+    pushed = read_defense("default unlearning=released unlearning.rounds=2").preset
+    assert pushed == replace(default, unlearning=replace(released.unlearning, rounds=2))
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
         ("", "no defense ''; there are default, released"),
         ("default suspect=huge", "suspect=huge: there is no suspect 'huge'; there are short"),
+        (
+            "default split=huge",
+            "split=huge: there is no preset 'huge'; there are released, default",
+        ),
         ("default split.s9=1", "no setting 's9'; there are triggered, unused"),
         ("default scale.x=1", "no setting 'x'"),
         ("default match_frequencies=maybe", "'maybe' is not of type bool"),

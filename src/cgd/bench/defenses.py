@@ -12,6 +12,7 @@ from cgd.suspect import SUSPECTS
 
 VICTIM = "victim"
 SCORES = "scores"
+STAGES = ("split", "unlearning")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def read_defense(entry: str) -> Defense:
 
     Args:
         entry: name of a preset, then settings of it as PATH=VALUE, and `suspect=NAME` for another
-            suspect: a recipe, or `victim`. Or the name of another defence, then parameters of it
+            suspect: a recipe, or `victim`; `split=PRESET` or `unlearning=PRESET` takes that stage
+            from another preset. Or the name of another defence, then parameters of it
             as KEY=VALUE; a repair also takes `clean=cgd`, `clean=cgd:5%` or `clean=true:5%`.
             Or `scores NAME`, where only the separation is measured: of the scan (`cgd`, `guide`,
             `suspect`, `either`) or of a defence that scores samples.
@@ -79,6 +81,12 @@ def read_defense(entry: str) -> Defense:
                 known = ", ".join((*SUSPECTS, VICTIM))
                 raise InputError(f"{word}: there is no suspect {text!r}; there are {known}")
             preset = replace(preset, suspect=SUSPECTS[text])
+        elif path in STAGES:
+            if text not in PRESETS:
+                raise InputError(
+                    f"{word}: there is no preset {text!r}; there are {', '.join(PRESETS)}"
+                )
+            preset = replace(preset, **{path: getattr(PRESETS[text], path)})
         else:
             preset = changed(preset, path, text, word)
     return Defense(entry, preset, own_suspect)
