@@ -129,8 +129,8 @@ class Unlearning:
         lr: learning rate of SGD.
         momentum: of SGD, Nesterov when above zero.
         schedule: `constant`, or `one_cycle` over all rounds.
-        transplanted: so many clean images a step are shown once more, with the common residual of
-            the triggered part added and their own label.
+        transplanted: so many clean images a step are shown once more, with their own label and the
+            trigger, as far as the triggered part tells what it does (`trigger_effect`).
         weighted: triggered samples count by their probability of being poison.
         weight_decay: L2 penalty.
         tolerance: stop, and go back one round, when the held-out accuracy falls by more than so
@@ -312,17 +312,18 @@ class _Objective:
         known = poison if poison is not None and recipe.weighted else np.ones(len(data))
         self.poison = torch.from_numpy(known).float().to(device)
         self.loss = partial(LOSSES[recipe.loss], a=recipe.a, b=recipe.b, t=recipe.t)
-        self.residual = None
+        self.trigger = None
         if recipe.transplanted:
-            self.residual = trigger_residual(data, split, guide_logits).to(device)
+            gain, offset = trigger_effect(data, split, guide_logits)
+            self.trigger = gain.to(device), offset.to(device)
         self.images_seen = 0
 
     def __call__(self, rows: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
         clean, triggered = rows
         known = torch.cat([clean[: self.recipe.transplanted], clean])
         batch = take(self.images, torch.cat([known, triggered]), self.device)
-        if self.residual is not None:
-            batch = transplant(batch, len(known) - len(clean), self.residual, generator)
+        if self.trigger is not None:
+            batch = transplant(batch, len(known) - len(clean), self.trigger, generator)
         batch = augment(batch, generator, crop=True, flip=self.recipe.flip)
         with autocast(self.device):
             logits = self.model(batch).float()
@@ -334,46 +335,62 @@ class _Objective:
         return F.cross_entropy(student, self.labels[known]) + loss.mean()
 
 
-def trigger_residual(data: ImageData, split: Split, guide_logits: Tensor) -> Tensor:
-    """What the triggered samples of the most suspicious class have in common: a mean residual.
+def trigger_effect(data: ImageData, split: Split, guide_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """What the trigger does to a pixel x: gain * x + offset, estimated from moments.
 
-    Each triggered image minus the mean clean image of the class that the guide sees in it,
-    averaged over the triggered samples whose given label is the most over-represented one. A
-    static trigger (patch, blend, grating) survives the average, image content does not.
+    The triggered samples of the most suspicious class are compared with clean images of the
+    classes that the guide sees in them, at the same frequencies: the gain is the ratio of the
+    standard deviations of a pixel, at most 1, the offset makes the means agree. A patch has a
+    gain of 0, a blend one below 1, a grating that is added one of 1; what differs from image to
+    image averages out.
 
     Returns:
-        float32 [3, size, size], in units of pixel values.
+        float32 [1, size, size] and [3, size, size], for pixel values.
     """
     labels = data.labels.numpy()
     classes = len(data.classes)
     share = class_shares(labels, split.triggered, classes)
     rows = split.triggered[labels[split.triggered] == share.argmax()]
-    means = _class_means(data.images, labels, split.clean, classes)
+    of_class = _class_moments(data.images, labels, split.clean, classes)
     seen_as = guide_logits.argmax(1)[rows]
-    return _mean_image(data.images, rows) - means[seen_as].mean(0)
+    clean, triggered = of_class[seen_as].mean(0), _moments(data.images, rows)
+    gain = (_variance(triggered) / _variance(clean).clamp_min(1.0)).sqrt().clamp_max(1.0)
+    return gain, triggered[0] - gain * clean[0]
 
 
-def _class_means(
+def _variance(moments: Tensor) -> Tensor:
+    """Of a pixel, over images and averaged over its channels."""
+    mean, square = moments
+    return (square - mean**2).mean(0, keepdim=True)
+
+
+def _class_moments(
     images: Tensor, labels: NDArray[np.int64], clean: NDArray[np.int64], classes: int
 ) -> Tensor:
-    overall = _mean_image(images, clean)
-    means = [overall] * classes
+    overall = _moments(images, clean)
+    moments = [overall] * classes
     for c in np.unique(labels[clean]):
-        means[c] = _mean_image(images, clean[labels[clean] == c])
-    return torch.stack(means)
+        moments[c] = _moments(images, clean[labels[clean] == c])
+    return torch.stack(moments)
 
 
-def _mean_image(images: Tensor, rows: NDArray[np.int64]) -> Tensor:
-    total = torch.zeros(images.shape[1:], dtype=torch.float64)
+def _moments(images: Tensor, rows: NDArray[np.int64]) -> Tensor:
+    """Mean image, and mean of the squares."""
+    total = torch.zeros(2, *images.shape[1:], dtype=torch.float64)
     for part in torch.split(torch.from_numpy(rows), 1024):
-        total += images[part].sum(0, dtype=torch.float64)
+        pixels = images[part].double()
+        total += torch.stack([pixels.sum(0), (pixels**2).sum(0)])
     return (total / len(rows)).float()
 
 
-def transplant(images: Tensor, count: int, residual: Tensor, generator: torch.Generator) -> Tensor:
-    """Add the residual, at a random strength up to 1.5, to the first `count` images (uint8)."""
-    strength = 1.5 * torch.rand(count, 1, 1, 1, generator=generator)
-    marked = images[:count].float() + send(strength, images.device) * residual
+def transplant(
+    images: Tensor, count: int, trigger: tuple[Tensor, Tensor], generator: torch.Generator
+) -> Tensor:
+    """Give the first `count` images (uint8) the trigger, at a random strength up to 1.5."""
+    gain, offset = trigger
+    strength = send(1.5 * torch.rand(count, 1, 1, 1, generator=generator), images.device)
+    clean = images[:count].float()
+    marked = clean * (1 + strength * (gain - 1)).clamp_min(0) + strength * offset
     return torch.cat([marked.round().clamp(0, 255).to(images.dtype), images[count:]])
 
 
