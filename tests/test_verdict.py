@@ -15,6 +15,7 @@ from cgd.entropy import EntropyMap
 from cgd.verdict import (
     LEAST_EXCESS,
     LEAST_PART,
+    UNSURE,
     Verdict,
     attacked_class,
     concentration,
@@ -199,6 +200,38 @@ def test_two_targets_are_both_named_and_the_guide_alone_tells_their_poison() -> 
     poison, found = label != true, verdict.probability > 0.5
     assert (poison & found).sum() > 0.9 * poison.sum()
     assert (poison & found).sum() > 0.55 * found.sum()  # the guide is wrong here and there
+
+
+@pytest.mark.parametrize(("late", "right"), [(0, 0.9), (150, 0.9), (0, 0.6), (300, 0.6)])
+def test_contradictions_left_in_a_target_are_unsure_where_they_are_more_than_usual(
+    late: int, right: float
+) -> None:
+    draw = np.random.default_rng(2)
+    label = np.arange(10_000) % 10
+    guess = np.where(
+        draw.random(10_000) < right, label, (label + draw.integers(1, 10, 10_000)) % 10
+    )
+    target = np.flatnonzero(label == 1)
+    early, hidden = target[:200], target[200 : 200 + late]
+    planted = np.concatenate([early, hidden])
+    guess[planted] = (label[planted] + draw.integers(1, 10, len(planted))) % 10
+    guide, suspect = draw.normal(0, 1, (2, 10_000))
+    guide[early] += 6
+    suspect[early] -= 6
+    ranks = EntropyMap(
+        label, guess, guide, rankdata(guide) / 10_000, suspect, rankdata(suspect) / 10_000
+    )
+    verdict = judge([ranks], np.ones(10_000), 10)[1]
+    assert verdict.targets == (1,)
+    assert (verdict.probability[early] > 0.9).mean() > 0.9
+    rest = target[200:]
+    unsure = verdict.probability[rest] == UNSURE
+    if late:
+        assert unsure[:late].mean() > 0.95
+        assert (unsure == (guess[rest] != 1)).mean() > 0.95
+    else:
+        assert not unsure.any()
+    assert not verdict.probability[label != 1].any()
 
 
 @pytest.mark.parametrize("seed", [38, 55, 56])

@@ -50,6 +50,9 @@ SPREAD = 0.75
 """Contradictions count for so much of all other classes, those that the guide confuses a class with
 least."""
 
+UNSURE = 0.5
+"""Probability of being poison of what may be so or not."""
+
 STARTS = (0.01, 0.05, 0.2, 0.5)
 
 FEWEST = 10
@@ -165,6 +168,8 @@ def judge(
         return last, Verdict(finding, (), (), np.zeros(n), ranks(score), *signs)
     probability = np.max([case.probability for case in found], axis=0)
     for case in found:
+        left = _left_over(last, probability, case.target)
+        probability = np.where(left, UNSURE, probability)
         score = np.where(last.label == case.target, case.ranks.poison_score, score)
     shown = last if found[0].evidence == "contradicted" else found[0].ranks
     return shown, Verdict(
@@ -394,6 +399,19 @@ def _two_normals(score: Floats) -> "GaussianMixture":
         )
         fitted.append(mixture.fit(score))
     return max(fitted, key=lambda mixture: mixture.lower_bound_)
+
+
+def _left_over(ranks: EntropyMap, probability: Floats, target: int) -> NDArray[np.bool_]:
+    """Samples of a target that are rather clean by their score, but that the guide contradicts: all
+    of them, if they are far more than in the average class. Such poison is learned late."""
+    from scipy.stats import binom
+
+    clean, contradicted = probability < UNSURE, ranks.label != ranks.guide_label
+    samples = np.bincount(ranks.label, clean)
+    usual = np.bincount(ranks.label, clean & contradicted)[samples > 0] / samples[samples > 0]
+    left: NDArray[np.bool_] = clean & contradicted & (ranks.label == target)
+    by_chance = binom.sf(left.sum() - 1, samples[target], usual.mean())
+    return left if by_chance < CHANCE else np.zeros_like(left)
 
 
 def class_shares(labels: Ints, rows: Ints, classes: int) -> Floats:

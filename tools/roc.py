@@ -1,0 +1,82 @@
+"""How well does the strength of the signs tell poisoned data from clean data? Over stored runs.
+
+    python tools/roc.py RESULT CELLS.parquet...
+
+The cells are scans of clean and of poisoned data, and the undefended models; those without a
+strength do not count. RESULT receives `roc.svg`; the areas under the curves are printed.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_curve
+
+from cgd.bench.tables import Cell, read_cells
+from cgd.files import atomic
+from cgd.metrics import ranking
+
+WORKS = 50
+"""ASR of an attack that works, in percent."""
+
+Curve = tuple[str, NDArray[np.float64], NDArray[np.bool_]]
+
+
+def main() -> None:
+    """Print and draw the curves: all attacks, and those that work."""
+    result, *tables = map(Path, sys.argv[1:])
+    cells = [cell for path in tables for cell in read_cells(path)]
+    undefended = {scene(cell): cell["asr"] for cell in cells if cell["defense"] == "none"}
+    scans = [cell for cell in cells if cell["strength"] is not None]
+    works = [cell for cell in scans if (undefended.get(scene(cell)) or 0) >= WORKS]
+    clean = [cell for cell in scans if cell["attack"] == "none"]
+    poisoned = [cell for cell in scans if cell["attack"] != "none"]
+    curves = [
+        curve(f"all attacks: {len(poisoned)} runs", clean, poisoned),
+        curve(f"ASR of {WORKS} % or more: {len(works)} runs", clean, works),
+    ]
+    for title, strength, positive in curves:
+        print(f"{len(clean)} clean; {title}; AUROC {ranking(strength, positive)[0]:.3f}")
+        for least in np.unique(strength[positive])[:5]:
+            alarms, found = (strength[rows] >= least for rows in (~positive, positive))
+            print(f"  strength {least:.2f}: {alarms.sum()} false alarms, {found.sum()} found")
+    draw(curves, len(clean), result / "roc.svg")
+
+
+def scene(cell: Cell) -> tuple[object, ...]:
+    """What an undefended model and the scan of its data have in common."""
+    return tuple(cell[key] for key in ("dataset", "model", "labels", "attack", "rate", "seed"))
+
+
+def curve(title: str, clean: list[Cell], poisoned: list[Cell]) -> Curve:
+    """Strengths, and which of them are of poisoned data."""
+    strength = np.array([cell["strength"] for cell in [*clean, *poisoned]], dtype=np.float64)
+    return title, strength, np.arange(len(strength)) >= len(clean)
+
+
+def draw(curves: list[Curve], clean: int, path: Path) -> None:
+    """Draw the share that is found against the share of false alarms."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update({"svg.hashsalt": "cgd", "font.size": 10})
+    figure, axes = plt.subplots(figsize=(5, 4.2), layout="constrained")
+    for title, strength, positive in curves:
+        alarms, found, _ = roc_curve(positive, strength, drop_intermediate=False)
+        area = ranking(strength, positive)[0]
+        axes.step(100 * alarms, 100 * found, where="post", label=f"{title}, AUROC {area:.3f}")
+    axes.set(
+        xlabel=f"false alarms, % of {clean} clean sets", ylabel="poisoned sets found, %",
+        xlim=(-1, 101), ylim=(0, 101),
+    )  # fmt: skip
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
