@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from cgd.entropy import EntropyMap
 from cgd.errors import InputError
-from cgd.verdict import Verdict
+from cgd.verdict import LIKELY_CLEAN, UNSURE, Verdict
 
 Rows = NDArray[np.int64]
 PARTS = ("unused", "clean", "triggered")
@@ -87,7 +87,7 @@ def score_split(ranks: EntropyMap, triggered: float = 0.05, unused: float = 0.02
 
 
 def probability_split(
-    ranks: EntropyMap, verdict: Verdict, triggered: float = 0.5, unused: float = 0.1
+    ranks: EntropyMap, verdict: Verdict, triggered: float = UNSURE, unused: float = LIKELY_CLEAN
 ) -> Split:
     """Split by the probability of being poison; `score_split` where no class stands out, so that
     nothing is known about the share of poison.

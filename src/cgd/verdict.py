@@ -50,6 +50,9 @@ SPREAD = 0.75
 """Contradictions count for so much of all other classes, those that the guide confuses a class with
 least."""
 
+LIKELY_CLEAN = 0.1
+"""Up to this probability of being poison, a sample is taken for clean."""
+
 UNSURE = 0.5
 """Probability of being poison of what may be so or not."""
 
@@ -402,11 +405,11 @@ def _two_normals(score: Floats) -> "GaussianMixture":
 
 
 def _left_over(ranks: EntropyMap, probability: Floats, target: int) -> NDArray[np.bool_]:
-    """Samples of a target that are rather clean by their score, but that the guide contradicts: all
+    """Samples of a target that are likely clean by their score, but that the guide contradicts: all
     of them, if they are far more than in the average class. Such poison is learned late."""
     from scipy.stats import binom
 
-    clean, contradicted = probability < UNSURE, ranks.label != ranks.guide_label
+    clean, contradicted = probability <= LIKELY_CLEAN, ranks.label != ranks.guide_label
     samples = np.bincount(ranks.label, clean)
     usual = np.bincount(ranks.label, clean & contradicted)[samples > 0] / samples[samples > 0]
     left: NDArray[np.bool_] = clean & contradicted & (ranks.label == target)
