@@ -1,9 +1,9 @@
 """How well does the strength of the signs tell poisoned data from clean data? Over stored runs.
 
-    python tools/roc.py RESULT CELLS.parquet...
+    python tools/roc.py RESULT SCANS.parquet UNDEFENDED.parquet...
 
-The cells are scans of clean and of poisoned data, and the undefended models; those without a
-strength do not count. RESULT receives `roc.svg`; the areas under the curves are printed.
+SCANS are cells of clean and of poisoned data; those without a strength do not count. UNDEFENDED
+tell which attacks work. RESULT receives `roc.svg`; the areas under the curves are printed.
 """
 
 import sys
@@ -25,10 +25,10 @@ Curve = tuple[str, NDArray[np.float64], NDArray[np.bool_]]
 
 def main() -> None:
     """Print and draw the curves: all attacks, and those that work."""
-    result, *tables = map(Path, sys.argv[1:])
-    cells = [cell for path in tables for cell in read_cells(path)]
+    result, stored, *others = map(Path, sys.argv[1:])
+    scans = [cell for cell in read_cells(stored) if cell["strength"] is not None]
+    cells = [cell for path in others for cell in read_cells(path)]
     undefended = {scene(cell): cell["asr"] for cell in cells if cell["defense"] == "none"}
-    scans = [cell for cell in cells if cell["strength"] is not None]
     works = [cell for cell in scans if (undefended.get(scene(cell)) or 0) >= WORKS]
     clean = [cell for cell in scans if cell["attack"] == "none"]
     poisoned = [cell for cell in scans if cell["attack"] != "none"]
