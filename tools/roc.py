@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-from cgd.bench.tables import Cell, read_cells
+from cgd.bench.tables import Cell, read_cells, scene_of
 from cgd.files import atomic
 from cgd.metrics import ranking
 
@@ -28,8 +28,8 @@ def main() -> None:
     result, stored, *others = map(Path, sys.argv[1:])
     scans = [cell for cell in read_cells(stored) if cell["strength"] is not None]
     cells = [cell for path in others for cell in read_cells(path)]
-    undefended = {scene(cell): cell["asr"] for cell in cells if cell["defense"] == "none"}
-    works = [cell for cell in scans if (undefended.get(scene(cell)) or 0) >= WORKS]
+    undefended = {scene_of(cell): cell["asr"] for cell in cells if cell["defense"] == "none"}
+    works = [cell for cell in scans if (undefended.get(scene_of(cell)) or 0) >= WORKS]
     clean = [cell for cell in scans if cell["attack"] == "none"]
     poisoned = [cell for cell in scans if cell["attack"] != "none"]
     curves = [
@@ -42,11 +42,6 @@ def main() -> None:
             alarms, found = (strength[rows] >= least for rows in (~positive, positive))
             print(f"  strength {least:.2f}: {alarms.sum()} false alarms, {found.sum()} found")
     draw(curves, len(clean), result / "roc.svg")
-
-
-def scene(cell: Cell) -> tuple[object, ...]:
-    """What an undefended model and the scan of its data have in common."""
-    return tuple(cell[key] for key in ("dataset", "model", "labels", "attack", "rate", "seed"))
 
 
 def curve(title: str, clean: list[Cell], poisoned: list[Cell]) -> Curve:

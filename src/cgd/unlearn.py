@@ -352,7 +352,7 @@ def trigger_effect(data: ImageData, split: Split, guide_logits: Tensor) -> tuple
     classes = len(data.classes)
     share = class_shares(labels, split.triggered, classes)
     rows = split.triggered[labels[split.triggered] == share.argmax()]
-    seen_as = guide_logits.argmax(1)[rows].numpy()
+    seen_as = guide_logits[rows].argmax(1).numpy()
     clean, triggered = _clean_moments(data, split, seen_as), _moments(data.images, rows)
     gain = (_variance(triggered) / _variance(clean).clamp_min(1.0)).sqrt().clamp_max(1.0)
     return gain.float(), (triggered[0] - gain * clean[0]).float()

@@ -111,7 +111,7 @@ class Verdict:
     @property
     def interval(self) -> tuple[int, int]:
         """Numbers of samples that are poison surely (above 0.9) and possibly (above 0.1)."""
-        return int((self.probability > 0.9).sum()), int((self.probability > 0.1).sum())
+        return int((self.probability > 0.9).sum()), int((self.probability > LIKELY_CLEAN).sum())
 
 
 def sentence(finding: str, targets: Sequence[str], interval: Sequence[int], samples: int) -> str:

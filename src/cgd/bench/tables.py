@@ -133,12 +133,12 @@ def table(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
 
     What all cells have in common (the model, the labels, the guide) has no column.
     """
-    undefended = {_scene(cell): cell.get("ca") for cell in cells if cell["defense"] == "none"}
+    undefended = {scene_of(cell): cell.get("ca") for cell in cells if cell["defense"] == "none"}
     groups: dict[Group, list[Cell]] = {}
     for cell in cells:
         change = None
         if cell["defense"] != "none":
-            change = _difference(cell.get("ca"), undefended.get(_scene(cell)))
+            change = _difference(cell.get("ca"), undefended.get(scene_of(cell)))
         loss = _difference(cell.get("ca_clean"), cell.get("ca"))
         more = {"ca_change": change, "ca_loss": loss, **_told(cell)}
         groups.setdefault(_group(cell), []).append({**cell, **more})
@@ -191,11 +191,12 @@ ABOUT = (
 
 
 def _group(cell: Cell) -> Group:
-    *scene, _ = _scene(cell)
+    *scene, _ = scene_of(cell)
     return (*scene, cell.get("guide") or "none", cell["defense"])
 
 
-def _scene(cell: Cell) -> Group:
+def scene_of(cell: Cell) -> Group:
+    """What an undefended model and the defences of its data have in common."""
     labels = cell.get("labels") or "given"
     return (cell["dataset"], cell["model"], labels, cell["attack"], cell["rate"], cell["seed"])
 
