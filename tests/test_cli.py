@@ -697,6 +697,8 @@ def test_a_pickled_checkpoint_is_refused_and_not_run(
         ("scan", "PHOTOS", "--guide", "demo", "--preset", "nonsense"),
         ("scan", "PHOTOS", "--guide", "demo", "--suspect", "nonsense"),
         ("scan", "PHOTOS", "--guide", "demo", "--suspect", "checkpoint"),
+        ("scan", "PHOTOS", "--guide", "demo", "--preset", "released", "--ask-first", "10"),
+        ("scan", "PHOTOS", "--guide", "demo", "--ask-first", "-1"),
         ("defend", "PHOTOS", "--model", "nowhere", "--guide", "demo"),
     ],
 )

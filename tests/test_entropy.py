@@ -82,6 +82,16 @@ def test_a_suspect_that_leans_to_a_class_does_so_less() -> None:
     assert after < before / 4
 
 
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 4)), min_size=1, max_size=30))
+@settings(max_examples=50, deadline=None)
+def test_a_weight_counts_as_so_many_equal_values(pairs: list[tuple[int, int]]) -> None:
+    values, weights = (np.array(column) for column in zip(*pairs, strict=True))
+    repeated = rankdata(np.repeat(values, weights)) / weights.sum()
+    expected = [repeated[start] for start in np.cumsum(weights) - weights]
+    found = ranks(values.astype(np.float64), weights.astype(np.float64))
+    np.testing.assert_allclose(found, expected)
+
+
 def noise(n: int, classes: int, seed: int) -> torch.Tensor:
     return torch.randn(n, classes, generator=torch.Generator().manual_seed(seed))
 

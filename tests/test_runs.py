@@ -224,6 +224,30 @@ def test_scores_hold_a_row_a_sample(
     assert table["part"].to_pylist() == [part_of.get(row, "unused") for row in range(30)]
 
 
+def test_what_the_guide_was_not_asked_is_null(tmp_path: Path, data: ImageData, scan: Scan) -> None:
+    asked = np.arange(30) % 3 > 0
+    logits = scan.guide_logits.clone()
+    logits[torch.from_numpy(~asked)] = torch.nan
+    ranks = replace(
+        scan.map,
+        guide_label=np.where(asked, scan.map.guide_label, -1),
+        guide_entropy=np.where(asked, scan.map.guide_entropy, np.nan),
+        guide_rank=np.where(asked, scan.map.guide_rank, np.nan),
+    )
+    run = stored_run(tmp_path / "run", data, replace(scan, map=ranks, guide_logits=logits))
+    table = pq.read_table(run / "scores.parquet")
+    for name in ("guide_label", "guide_entropy", "guide_rank"):
+        np.testing.assert_array_equal(table[name].is_valid(), asked)
+    for name in ("label", "suspect_rank", "poison_score", "path"):
+        assert not table[name].null_count
+    found = read_scan(run, data)
+    np.testing.assert_array_equal(found.map.asked, asked)
+    np.testing.assert_array_equal(found.map.guide_label, ranks.guide_label)
+    np.testing.assert_allclose(found.map.guide_rank, ranks.guide_rank, atol=1e-6)
+    np.testing.assert_array_equal(found.guide_logits[:, 0].isnan().numpy(), ~asked)
+    assert sum(entry["asked"] for entry in scan_record(data, found)["agreement"]) == asked.sum()
+
+
 def test_a_scan_comes_back_from_disk(tmp_path: Path, data: ImageData, scan: Scan) -> None:
     found = read_scan(stored_run(tmp_path / "run", data, scan), data)
     for part in ("clean", "triggered", "unused"):
@@ -294,7 +318,7 @@ def test_the_record_of_a_scan_adds_up(tmp_path: Path, data: ImageData, scan: Sca
     agreed = (scan.map.guide_label == data.labels.numpy()) & (data.labels.numpy() == 1)
     share = agreed.sum() / (data.labels == 1).sum().item()
     assert record["agreement"][1] == {
-        "name": "dog", "samples": (data.labels == 1).sum().item(), "agreement": pytest.approx(share)
+        "name": "dog", "samples": 10, "asked": 10, "agreement": pytest.approx(share)
     }  # fmt: skip
 
 

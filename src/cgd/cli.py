@@ -54,6 +54,15 @@ Scale = Annotated[
     float | None,
     typer.Option(help="Logit scale of the guide: 1 = raw cosines, 100 = as CLIP is trained."),
 ]
+AskFirst = Annotated[
+    int | None,
+    typer.Option(
+        help="Save guide time: ask about so many random images first. If a class stands out, ask "
+        "only about that class besides, else about all. Has no effect with several guides, or "
+        "with scores. 10000 is a good number; 0: ask about all at once.",
+        min=0,
+    ),
+]
 Model = Annotated[
     Path,
     typer.Option(help="Run folder of `cgd train`, or a weight file (.safetensors, .pt) + --arch."),
@@ -282,6 +291,7 @@ def scan(
     mean: Mean = None,
     std: Std = None,
     scale: Scale = None,
+    ask_first: AskFirst = None,
     template: Template = None,
     size: Size = None,
     names: Names = None,
@@ -304,7 +314,7 @@ def scan(
     from cgd.inputs import ModelOptions, ScanOptions, Source
 
     source = Source(data, size, names, seed, device)
-    options = ScanOptions(guide, preset, suspect, arch, scale, tuple(template or ()))
+    options = ScanOptions(guide, preset, suspect, arch, scale, ask_first, tuple(template or ()))
     own = ModelOptions(model, arch, mean, std) if model else None
     commands.scan(source, out, options, own)
 
@@ -327,6 +337,7 @@ def defend(
         ),
     ] = None,
     scale: Scale = None,
+    ask_first: AskFirst = None,
     template: Template = None,
     defense: DefenseName = OWN,
     clean: Annotated[
@@ -378,7 +389,8 @@ def defend(
     from cgd.inputs import DefenseOptions, ModelOptions, ScanOptions, Source, TrialOptions
 
     source = Source(data, size, names, seed, device)
-    options = ScanOptions(guide, preset, suspect, "small_resnet", scale, tuple(template or ()))
+    templates = tuple(template or ())
+    options = ScanOptions(guide, preset, suspect, "small_resnet", scale, ask_first, templates)
     trial = TrialOptions(test, attack)
     own = ModelOptions(model, arch, mean, std)
     if defense == OWN:

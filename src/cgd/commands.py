@@ -363,6 +363,7 @@ def _scanned(
         suspect=options.suspect_or_recipe(own),
         arch=options.arch,
         scale=options.scale,
+        ask_first=options.ask_first,
         seed=source.seed,
         device=source.device,
         folder=out,

@@ -15,6 +15,7 @@ from torch import Tensor
 from cgd.errors import InputError
 
 Floats = NDArray[np.float64]
+Rows = NDArray[np.int64] | slice
 BLOCK_VALUES = 2**20
 """Logits at once: few enough for a processor's cache, and for memory however many classes."""
 
@@ -25,9 +26,10 @@ class EntropyMap:
 
     Attributes:
         label: int64, the given label.
-        guide_label: int64, the guide's own label.
-        guide_entropy: cross-entropy of the given label under the guide, in nats.
-        guide_rank: its rank in (0, 1]; high = the guide contradicts the label.
+        guide_label: int64, the guide's own label; -1 where it was not asked.
+        guide_entropy: cross-entropy of the given label under the guide, in nats; NaN where it was
+            not asked.
+        guide_rank: its rank in (0, 1]; high = the guide contradicts the label; NaN likewise.
         suspect_entropy: cross-entropy of the given label under the suspect, in nats.
         suspect_rank: its rank in (0, 1]; low = the suspect learned the label early.
     """
@@ -43,6 +45,11 @@ class EntropyMap:
     def poison_score(self) -> Floats:
         """High = contradicted, yet learned early; see `poison_score`."""
         return poison_score(self.guide_rank, self.suspect_rank)
+
+    @property
+    def asked(self) -> NDArray[np.bool_]:
+        """Whether the guide was asked."""
+        return self.guide_label >= 0
 
 
 def entropy_map(guide_logits: Tensor, suspect_logits: Tensor, labels: Tensor) -> EntropyMap:
@@ -81,11 +88,22 @@ class Axis:
     entropy: Floats
     rank: Floats
 
+    def at(self, rows: Rows) -> "Axis":
+        """Some of the samples, with their ranks among all."""
+        return Axis(self.label[rows], self.entropy[rows], self.rank[rows])
+
+    def spread(self, rows: Rows, n: int) -> "Axis":
+        """These samples as rows of n, of which the others were not asked about."""
+        label, entropy, rank = np.full(n, -1), np.full(n, np.nan), np.full(n, np.nan)
+        label[rows], entropy[rows], rank[rows] = self.label, self.entropy, self.rank
+        return Axis(label, entropy, rank)
+
 
 def axis(
     logits: Iterable[Tensor],
     labels: Tensor,
     *,
+    weights: Floats | None = None,
     shift: Tensor | None = None,
     name: str = "model",
 ) -> Axis:
@@ -95,6 +113,7 @@ def axis(
     Args:
         logits: float [m, classes] each, the samples in order.
         labels: int64 [n], the given labels.
+        weights: float64 [n], the number of samples that each stands for; see `ranks`.
         shift: float [classes], added to the logits; see `frequency_shift`.
         name: what messages call the model.
 
@@ -118,7 +137,7 @@ def axis(
             done += len(part)
     if done != len(labels):
         raise InputError(f"the {name} scores {done} samples, but there are {len(labels)} labels")
-    return Axis(own.numpy(), entropy.numpy(), ranks(entropy.numpy()))
+    return Axis(own.numpy(), entropy.numpy(), ranks(entropy.numpy(), weights))
 
 
 def place(guide: Axis, suspect: Axis, labels: Tensor) -> EntropyMap:
@@ -237,11 +256,17 @@ def _log_odds(rank: Floats) -> Floats:
     return odds
 
 
-def ranks(values: Floats) -> Floats:
+def ranks(values: Floats, weights: Floats | None = None) -> Floats:
     """Rank of every value among all, in (0, 1]; equal values share their mean rank.
+
+    Args:
+        values: float64 [n].
+        weights: float64 [n], at least 1: a value counts as if it were there so many times.
 
     >>> ranks(np.array([10.0, 30.0, 20.0, 20.0]))
     array([0.25 , 1.   , 0.625, 0.625])
+    >>> ranks(np.array([10.0, 30.0, 20.0]), np.array([1.0, 1.0, 2.0]))
+    array([0.25 , 1.   , 0.625])
     """
     # Read as integers, floats above zero keep their order; so do those below with their bits
     # turned round. torch sorts integers several times faster than NumPy sorts floats.
@@ -250,7 +275,11 @@ def ranks(values: Floats) -> Floats:
     ordered, order = keys.numpy(), places.numpy()
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
     ends = np.r_[starts[1:], len(values)]
-    shared = (starts + ends + 1) / (2 * len(values))
+    if weights is None:
+        shared = (starts + ends + 1) / (2 * len(values))
+    else:
+        upto = np.r_[0, np.cumsum(weights[order])]
+        shared = (upto[starts] + upto[ends] + 1) / (2 * upto[-1])
     result = np.empty(len(values))
     result[order] = shared if len(starts) == len(values) else np.repeat(shared, ends - starts)
     return result

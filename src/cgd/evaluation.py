@@ -100,8 +100,9 @@ def honest_rows(data: ImageData, manifest: Manifest | None) -> NDArray[np.int64]
 def ground_truth(data: ImageData, scan: Scan, manifest: Manifest) -> dict[str, Any]:
     """Compare a scan with what was really done: `guide_accuracy` (percent) and `separation`."""
     found = separation(scan.verdict.score, scan.split, manifest.poison_rows(data.index))
+    asked = scan.map.asked
     return {
-        "guide_accuracy": accuracy(scan.map.guide_label, true_labels(data, manifest)),
+        "guide_accuracy": accuracy(scan.map.guide_label[asked], true_labels(data, manifest)[asked]),
         "separation": asdict(found) if found else None,
     }
 

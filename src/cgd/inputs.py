@@ -178,15 +178,16 @@ class ScanOptions:
     suspect: str | None
     arch: str
     scale: float | None
+    ask_first: int | None
     templates: tuple[str, ...]
 
     def check(self) -> None:
         """Refuse unknown names before anything long begins.
 
         Raises:
-            InputError: no such preset or suspect.
+            InputError: no such preset or suspect, or the preset needs all answers of the guide.
         """
-        get_preset(self.preset)
+        get_preset(self.preset).first(self.ask_first)
         if self.suspect not in (None, OWN, *SUSPECTS):
             raise InputError(
                 f"suspect {self.suspect!r} is unknown; use {', '.join(SUSPECTS)} or {OWN}"
@@ -208,13 +209,15 @@ class ScanOptions:
     def settings(self) -> dict[str, Any]:
         """Return the options as they are written to `config.json`, with the content of the guide's
         files."""
-        scale = get_preset(self.preset).scale if self.scale is None else self.scale
+        preset = get_preset(self.preset)
+        scale = preset.scale if self.scale is None else self.scale
+        first = preset.first(self.ask_first)
         content = []
         for part in spec_parts(self.guide):
             file, _, query = part.partition(":")[2].partition("?")
             named = [file, *(word[4:] for word in query.split("&") if word.startswith("map="))]
             content += [content_hash(Path(name).expanduser()) for name in named if name]
-        return {**asdict(self), "scale": scale, "guide_content": content}
+        return {**asdict(self), "scale": scale, "ask_first": first, "guide_content": content}
 
     def open_guide(self, device: torch.device) -> Guide:
         """Open the guide."""

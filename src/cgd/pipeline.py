@@ -1,18 +1,18 @@
 """The line from untrusted images to a repaired model, readable top to bottom."""
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cgd.asking import ALL, Answers, ask, at_random, besides
 from cgd.data.dataset import ImageData
-from cgd.entropy import EntropyMap, axis, frequency_shift, in_blocks, place
+from cgd.entropy import Axis, EntropyMap, Rows, axis, frequency_shift, place
 from cgd.errors import InputError
 from cgd.files import read_tensors, scratch, write_tensors
 from cgd.guides import DEFAULT_GUIDE, Guide, open_guide
@@ -23,7 +23,7 @@ from cgd.stopwatch import Stopwatch
 from cgd.suspect import SuspectRecipe, suspect_logits
 from cgd.training import pick_device, predict
 from cgd.unlearn import Repair, Unlearning, unlearn
-from cgd.verdict import Verdict, judge
+from cgd.verdict import Found, Verdict, find, tell
 
 GUIDE_SCALE = 100.0
 """Guides give logits at the scale CLIP is trained with; a preset's scale is relative to it."""
@@ -37,7 +37,7 @@ class Scan:
         map: the entropy map.
         verdict: whether the data is poisoned, with which target, and how probably each sample.
         split: likely clean, triggered and unused samples.
-        guide_logits: float32 [n, classes], at the preset's scale.
+        guide_logits: float32 [n, classes], at the preset's scale; NaN where it was not asked.
         seconds: per stage.
         passes: passes over the data with gradients.
         fingerprint: of the data.
@@ -60,6 +60,7 @@ def scan(
     suspect: SuspectRecipe | Classifier | None = None,
     arch: str = "small_resnet",
     scale: float | None = None,
+    ask_first: int | None = None,
     seed: int = 0,
     device: torch.device | None = None,
     folder: Path | None = None,
@@ -73,18 +74,25 @@ def scan(
         suspect: another suspect than the preset's, or an own model trained on the data.
         arch: architecture of the suspect.
         scale: another guide scale than the preset's (1 = raw cosines, 100 = as CLIP is trained).
-        seed: fixes the suspect.
+        ask_first: another number of images than the preset's that the guide is asked about first
+            (see `cgd.presets.Preset`); one that scores images together is asked about all.
+        seed: fixes the suspect, and which images come first.
         device: where to compute; default: a GPU if there is one.
         folder: keeps each stage's scores, so that a killed scan continues.
 
     Raises:
-        InputError: the guide does not fit the classes, or the data cannot be split.
+        InputError: the guide does not fit the classes, the data cannot be split, or the preset
+            needs all answers of the guide.
     """
     settings = get_preset(preset)
     device = device or pick_device()
     recipe = suspect or settings.suspect
     guide = open_guide(guide, device=device) if isinstance(guide, str) else guide
-    raw, guide_seconds = _kept(folder, "guide", partial(_asked, guide, data))
+    first: Rows = ALL
+    if getattr(guide, "image_by_image", False):
+        first = at_random(len(data), settings.first(ask_first), seed)
+    stage = "guide" if first is ALL else "guide-first"
+    raw, guide_seconds = _kept(folder, stage, partial(_asked, guide, data, first, None))
 
     def ask_suspect(stopwatch: Stopwatch) -> Tensor:
         if isinstance(recipe, Classifier):
@@ -94,21 +102,22 @@ def scan(
         )
 
     judged, suspect_seconds = _kept(folder, "suspect", ask_suspect)
+    suspects = [_suspect_axis(look, data.labels, settings) for look in judged]
     relative = (settings.scale if scale is None else scale) / GUIDE_SCALE
-    logits = raw if relative == 1 else torch.mul(raw, relative, out=scratch(tuple(raw.shape)))
-    guided = axis([logits], data.labels, name="guide")
-
-    def seen_in(look: Tensor) -> EntropyMap:
-        shift = frequency_shift(look, data.labels) if settings.match_frequencies else None
-        return place(guided, axis([look], data.labels, shift=shift, name="suspect"), data.labels)
-
-    looks = [seen_in(look) for look in judged]
-    ranks, verdict = judge(looks, _confidence(logits), len(data.classes))
+    answers = Answers(_scaled(raw, relative), first, data.labels)
+    found = _find(answers, suspects)
+    if first is not ALL:
+        rows = besides(first, data.labels.numpy(), found.targets)
+        raw, seconds = _kept(folder, "guide", partial(_asked, guide, data, rows, raw))
+        guide_seconds += seconds
+        answers = Answers(_scaled(raw, relative), rows, data.labels)
+        found = found if found.signs else _find(answers, suspects)
+    ranks, verdict = _told(answers, suspects, found)
     return Scan(
         map=ranks,
         verdict=verdict,
         split=settings.split(ranks, verdict),
-        guide_logits=logits,
+        guide_logits=answers.logits,
         seconds={"guide": guide_seconds, "suspect": suspect_seconds},
         passes=0.0 if isinstance(recipe, Classifier) else recipe.passes(len(data)),
         fingerprint=data.fingerprint,
@@ -218,21 +227,46 @@ def check_fit(model: Classifier, data: ImageData) -> None:
         )
 
 
-def _confidence(logits: Tensor) -> NDArray[np.float64]:
-    """The guide's probability of its own label, float64 [n]."""
-    parts = [block.double().softmax(1).amax(1) for block in in_blocks(logits)]
-    return torch.cat(parts).numpy()
-
-
-def _asked(guide: Guide, data: ImageData, stopwatch: Stopwatch) -> Tensor:
+def _asked(
+    guide: Guide, data: ImageData, rows: Rows, known: Tensor | None, stopwatch: Stopwatch
+) -> Tensor:
     with stopwatch.ticking():
-        logits = guide.logits(data)
-    if logits.shape != (len(data), len(data.classes)):
-        raise InputError(
-            f"the guide gave scores of shape {list(logits.shape)} for {len(data)} images of "
-            f"{len(data.classes)} classes; use a guide that knows these classes"
-        )
-    return logits
+        return ask(guide, data, rows, known)
+
+
+def _scaled(logits: Tensor, scale: float) -> Tensor:
+    return logits if scale == 1 else torch.mul(logits, scale, out=scratch(tuple(logits.shape)))
+
+
+def _suspect_axis(logits: Tensor, labels: Tensor, settings: Preset) -> Axis:
+    shift = frequency_shift(logits, labels) if settings.match_frequencies else None
+    return axis([logits], labels, shift=shift, name="suspect")
+
+
+def _find(answers: Answers, suspects: Sequence[Axis]) -> Found:
+    return find(_looks(answers, suspects), answers.confidence(), answers.logits.shape[1])
+
+
+def _looks(
+    answers: Answers, suspects: Sequence[Axis], whole: tuple[int, ...] = ()
+) -> list[EntropyMap]:
+    """The entropy maps of what the guide was asked about; see `Answers.axis`."""
+    guide, rows = answers.axis(whole), answers.rows
+    return [place(guide, suspect.at(rows), answers.labels[rows]) for suspect in suspects]
+
+
+def _told(answers: Answers, suspects: Sequence[Axis], found: Found) -> tuple[EntropyMap, Verdict]:
+    """The map of all samples, and the verdict on them; what the guide was not asked about is in no
+    target, and thus no poison."""
+    looks, rows, n = _looks(answers, suspects, found.targets), answers.rows, len(answers.labels)
+    verdict = tell(looks, found)
+    if rows is ALL:
+        return looks[found.look], verdict
+    guide = answers.axis(found.targets).spread(rows, n)
+    probability, score = np.zeros(n), np.zeros(n)
+    probability[rows], score[rows] = verdict.probability, verdict.score
+    verdict = replace(verdict, probability=probability, score=score)
+    return place(guide, suspects[found.look], answers.labels), verdict
 
 
 def _kept(

@@ -21,6 +21,8 @@ class Preset:
         split: entropy map and verdict -> parts.
         unlearning: how the model is repaired.
         if_attacked: repair only where the verdict is `poisoned`.
+        ask_first: ask the guide about so many images, drawn at random. If a class stands out among
+            them, ask about all of that class besides, else about all images. 0: about all at once.
     """
 
     scale: float
@@ -29,6 +31,21 @@ class Preset:
     split: Callable[[EntropyMap, Verdict], Split]
     unlearning: unlearn.Unlearning
     if_attacked: bool
+    ask_first: int = 0
+
+    def first(self, wanted: int | None) -> int:
+        """How many images the guide is asked about first, if not another number is wanted.
+
+        Raises:
+            InputError: the split needs the guide's rank of every sample.
+        """
+        count = self.ask_first if wanted is None else wanted
+        if count and getattr(self.split, "func", self.split) is released_split:
+            raise InputError(
+                "the guide must be asked about all images: the released split needs every rank; "
+                "leave --ask-first out, or take the default preset"
+            )
+        return count
 
 
 PRESETS = {

@@ -25,6 +25,8 @@ from cgd.verdict import Verdict
 
 ROWS_PER_GROUP = 65536
 GUIDE_LOGITS = "guide.safetensors"
+OF_GUIDE = ("guide_label", "guide_entropy", "guide_rank")
+"""Columns of `scores.parquet` that are null where the guide was not asked."""
 DEFENSE = "defense.json"
 """Tells how another defence than CGD's went."""
 
@@ -116,8 +118,9 @@ def write_scan(out: Path, data: ImageData, scan: Scan) -> None:
         for start in range(0, len(data), ROWS_PER_GROUP):
             rows = slice(start, start + ROWS_PER_GROUP)
             *values, parts = (column[rows] for column in columns)
+            unknown = ~ranks.asked[rows]
             arrays = [
-                pa.array(column, kind.type)
+                pa.array(column, kind.type, mask=unknown if kind.name in OF_GUIDE else None)
                 for column, kind in zip([*values, np.array(PARTS)[parts]], schema, strict=True)
             ]
             writer.write_batch(pa.record_batch(arrays, schema=schema))
@@ -137,6 +140,7 @@ def read_scan(folder: Path, data: ImageData) -> Scan:
     table = pq.read_table(folder / "scores.parquet")
     columns = ("guide_entropy", "guide_rank", "suspect_entropy", "suspect_rank")
     axes = {name: table[name].to_numpy().astype(np.float64) for name in columns}
+    guide_label = pc.fill_null(table["guide_label"], -1)
     probability, score = (
         table[name].to_numpy().astype(np.float64) for name in ("poison_probability", "poison_score")
     )
@@ -149,7 +153,7 @@ def read_scan(folder: Path, data: ImageData) -> Scan:
     stored = read_tensors(folder / GUIDE_LOGITS)["logits"]
     told = result["verdict"]
     return Scan(
-        map=EntropyMap(table["label"].to_numpy(), table["guide_label"].to_numpy(), **axes),
+        map=EntropyMap(table["label"].to_numpy(), guide_label.to_numpy(), **axes),
         verdict=Verdict(
             told["verdict"],
             tuple(told["targets"]),

@@ -97,3 +97,6 @@ def print_parts(data: ImageData, found: Scan) -> None:
         f"{len(data)} samples: {len(split.clean)} likely clean, {len(split.triggered)} likely "
         f"poisoned, {len(split.unused)} unused"
     )
+    asked = int(found.map.asked.sum())
+    if asked < len(data):
+        print(f"The guide was asked about {asked} of them: some of all classes, all of the target")

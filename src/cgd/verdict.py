@@ -140,91 +140,150 @@ def sentence(finding: str, targets: Sequence[str], interval: Sequence[int], samp
     }[finding]
 
 
+@dataclass(frozen=True)
+class Sign:
+    """What tells the poison of a target.
+
+    Attributes:
+        target: number of the class.
+        look: number of the look in which the poison is clearest.
+        alone: the guide alone tells it, whatever the suspect thinks.
+        sure: see `_surely_poison`.
+    """
+
+    target: int
+    look: int
+    alone: bool
+    sure: float
+
+    @property
+    def evidence(self) -> str:
+        """See `Verdict`."""
+        return "contradicted" if self.alone else "early"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What stands out in a data set: a finding, a sign for each target, and the strengths `early`
+    and `contradicted`; see `Verdict`."""
+
+    finding: Finding
+    signs: tuple[Sign, ...]
+    early: float
+    contradicted: float
+
+    @property
+    def targets(self) -> tuple[int, ...]:
+        """Numbers of the classes."""
+        return tuple(sign.target for sign in self.signs)
+
+    @property
+    def look(self) -> int:
+        """Number of the look that tells most poison from the rest."""
+        return self.signs[0].look if self.signs else -1
+
+
 def judge(
     looks: Sequence[EntropyMap], confidence: Floats, classes: int
 ) -> tuple[EntropyMap, Verdict]:
-    """Decide whether data are poisoned, and with which target.
-
-    Args:
-        looks: entropy maps at several times of the suspect's training, the last one last; the
-            guide's axis is the same in all.
-        confidence: float64 [n], the guide's probability of its own label.
-        classes: number of classes.
+    """Decide whether data are poisoned, with which target, and which samples are poison: `find`,
+    then `tell`.
 
     Returns:
         The look that tells most poison from the rest, and the verdict.
     """
+    found = find(looks, confidence, classes)
+    return looks[found.look], tell(looks, found)
+
+
+def find(looks: Sequence[EntropyMap], confidence: Floats, classes: int) -> Found:
+    """Decide whether data are poisoned, and with which target.
+
+    Args:
+        looks: entropy maps at several times of the suspect's training, the last one last; the
+            guide's axis is the same in all. They are of all samples, or of some at random.
+        confidence: float64 [n], the guide's probability of its own label.
+        classes: number of classes.
+    """
     last = looks[-1]
-    n = len(last.label)
     excess = contradiction_excess(last.label, last.guide_label, confidence, classes)
     contradicted = [int(c) for c in np.argsort(-excess) if excess[c] >= LEAST_EXCESS]
-    found = [_clearest(looks, target) for target in contradicted]
+    signs = [_clearest(looks, target) for target in contradicted]
     early = _early(looks)
     if early and early.target not in contradicted:
-        found.append(early)
-    stood_out = [last, *(case.ranks for case in found if case.evidence == "early")]
-    signs = max(concentration(look)[0] for look in stood_out), float(excess.max())
-    score, any_stood_out = last.poison_score, bool(found)
-    found = [case for case in found if case.sure >= FEWEST_SURE]
-    if not found:
-        finding = "suspicious" if any_stood_out else _no_sign(last, excess, classes)
-        return last, Verdict(finding, (), (), np.zeros(n), ranks(score), *signs)
-    probability = np.max([case.probability for case in found], axis=0)
-    for case in found:
-        left = _left_over(last, probability, case.target)
+        signs.append(early)
+    stood_out = [last, *(looks[sign.look] for sign in signs if not sign.alone)]
+    strengths = max(concentration(look)[0] for look in stood_out), float(excess.max())
+    sure = tuple(sign for sign in signs if sign.sure >= FEWEST_SURE)
+    if sure:
+        return Found("poisoned", sure, *strengths)
+    finding = "suspicious" if signs else _no_sign(last, excess, classes)
+    return Found(finding, (), *strengths)
+
+
+def tell(looks: Sequence[EntropyMap], found: Found) -> Verdict:
+    """Say how probably each sample is poison.
+
+    Args:
+        looks: as those in which the signs were found, of the same samples or of more.
+        found: what stands out.
+    """
+    last = looks[-1]
+    probability, score = np.zeros(len(last.label)), last.poison_score
+    for sign in found.signs:
+        seen = _seen(looks, sign.look, sign.alone)
+        probability = np.maximum(probability, poison_probability(seen, sign.target))
+        score = np.where(last.label == sign.target, seen.poison_score, score)
+    for sign in found.signs:
+        left = _left_over(last, probability, sign.target)
         probability = np.where(left, UNSURE, probability)
-        score = np.where(last.label == case.target, case.ranks.poison_score, score)
-    shown = last if found[0].evidence == "contradicted" else found[0].ranks
-    return shown, Verdict(
-        "poisoned",
-        tuple(case.target for case in found),
-        tuple(case.evidence for case in found),
+    return Verdict(
+        found.finding,
+        found.targets,
+        tuple(sign.evidence for sign in found.signs),
         probability,
-        probability + 1e-3 * ranks(score),
-        *signs,
+        probability + 1e-3 * ranks(score) if found.signs else ranks(score),
+        found.early,
+        found.contradicted,
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Case:
-    """A target, and the map in which its poison is clearest."""
-
-    target: int
-    evidence: str
-    ranks: EntropyMap
-    probability: Floats
-
-    @property
-    def sure(self) -> float:
-        """See `_surely_poison`."""
-        return _surely_poison(self.probability)
+def _seen(looks: Sequence[EntropyMap], look: int, alone: bool) -> EntropyMap:
+    """A look, or what the guide alone tells, as if the suspect had no opinion."""
+    seen = looks[look]
+    blind = np.full(len(seen.label), 0.5)
+    return replace(seen, suspect_rank=blind) if alone else seen
 
 
-def _clearest(looks: Sequence[EntropyMap], target: int) -> _Case:
+def _sign(looks: Sequence[EntropyMap], target: int, look: int, alone: bool = False) -> Sign:
+    probability = poison_probability(_seen(looks, look, alone), target)
+    return Sign(target, look, alone, _surely_poison(probability))
+
+
+def _clearest(looks: Sequence[EntropyMap], target: int) -> Sign:
     """Choose among the guide alone and the looks in which the target begins to stand out."""
-    alone = replace(looks[-1], suspect_rank=np.full(len(looks[-1].label), 0.5))
-    cases = [_Case(target, "contradicted", alone, poison_probability(alone, target))]
-    for look in looks:
+    signs = [_sign(looks, target, len(looks) - 1, alone=True)]
+    for number, look in enumerate(looks):
         part, foremost = concentration(look)
         if foremost == target and part >= SUSPICIOUS * LEAST_PART:
-            cases.append(_Case(target, "early", look, poison_probability(look, target)))
-    return max(cases, key=lambda case: case.sure)
+            signs.append(_sign(looks, target, number))
+    return max(signs, key=lambda sign: sign.sure)
 
 
-def _early(looks: Sequence[EntropyMap]) -> _Case | None:
+def _early(looks: Sequence[EntropyMap]) -> Sign | None:
     """Of the looks in which a class stands out, choose that with the most samples of this class
     that are surely poison. Early on, a suspect leans towards classes that are easy, so that an
     early look must find twice as many of them as in any other class.
     """
-    best: _Case | None = None
-    for look in looks:
+    best: Sign | None = None
+    for number, look in enumerate(looks):
         target = attacked_class(look)
         if target is None:
             continue
-        case = _Case(target, "early", look, poison_probability(look, target))
+        sign = _sign(looks, target, number)
         most = best.sure if best else 0.0
-        if case.sure > most and not (look is not looks[-1] and _leans(look, case)):
-            best = case
+        if sign.sure > most and not (number < len(looks) - 1 and _leans(look, sign)):
+            best = sign
     return best
 
 
@@ -339,11 +398,11 @@ def _most_suspicious(ranks: EntropyMap, top: float = 0.0025) -> Floats:
     return np.bincount(ranks.label, weight).astype(np.float64)
 
 
-def _leans(look: EntropyMap, case: _Case) -> bool:
+def _leans(look: EntropyMap, sign: Sign) -> bool:
     """Whether in another class more than half as many samples look surely poisoned."""
-    others = np.setdiff1d(look.label, case.target)
+    others = np.setdiff1d(look.label, sign.target)
     elsewhere = (_surely_poison(poison_probability(look, int(other))) for other in others)
-    return case.sure < 2 * max(elsewhere, default=0.0)
+    return sign.sure < 2 * max(elsewhere, default=0.0)
 
 
 def _surely_poison(probability: Floats) -> float:

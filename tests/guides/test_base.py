@@ -72,3 +72,10 @@ def test_agreement_is_the_share_of_each_class() -> None:
         hits = [i for i in rows if int(logits[i].argmax()) == number]
         assert entry.samples == len(rows)
         assert entry.agreement == (len(hits) / len(rows) if rows else None)
+        assert entry.asked == len(rows)
+
+
+def test_agreement_is_told_of_what_the_guide_was_asked_about() -> None:
+    logits = torch.tensor([[2.0, 1.0], [0.0, 3.0], [torch.nan, torch.nan], [torch.nan, torch.nan]])
+    entries = agreement(logits, torch.tensor([0, 0, 0, 1]), ["a", "b"])
+    assert [(e.samples, e.asked, e.agreement) for e in entries] == [(3, 2, 0.5), (1, 0, None)]

@@ -90,6 +90,21 @@ def test_a_scan_without_a_repair(tmp_path: Path) -> None:
     assert "1.2.3" in text
 
 
+def test_what_the_guide_was_not_asked_about_is_said_and_not_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    table = pq.read_table(run / "scores.parquet").to_pydict()
+    for row in range(150):
+        table["guide_label"][row] = table["guide_rank"][row] = None
+    agreed = sum(a == b for a, b in zip(table["guide_label"], table["label"], strict=True))
+    pq.write_table(pa.table(table), run / "scores.parquet")
+    page = write_report(run, make_data(200, ["cat", "dog", "frog"])).read_text()
+    text = Elements(page).text
+    assert "asked about 50 of the 200 images" in text
+    assert f"agrees with {agreed / 50:.1%}".replace("%", "\u00a0%") in text
+    assert page.count("h0M") + 1 <= 50
+    assert "guide: not asked" in text
+
+
 def test_a_repair_with_everything_measured(tmp_path: Path) -> None:
     run = make_run(
         tmp_path,

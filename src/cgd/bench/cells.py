@@ -112,7 +112,8 @@ def scanned(
     scene = trial.scene
     guide, _ = lab.guide(wanted.guide)
     suspect = "victim" if defense.own_suspect else defense.preset.suspect
-    folder = lab.work / slug(lab.grid.dataset, scene.key, wanted.guide, suspect)
+    first = [str(defense.preset.ask_first)] if defense.preset.ask_first else []
+    folder = lab.work / slug(lab.grid.dataset, scene.key, wanted.guide, suspect, *first)
     shared = lab.work / slug(lab.grid.dataset, scene.key, suspect) / JUDGED
     if shared.is_file() and not (folder / JUDGED).is_file():  # whatever the guide, it is the same
         copy_file(shared, folder / JUDGED)

@@ -14,12 +14,14 @@ class ClassAgreement:
     Attributes:
         name: the class.
         samples: how many samples carry its label.
-        agreement: share of them, in [0, 1], for which the guide's top class is that label; None
-            when there are no samples.
+        asked: about how many of them the guide was asked.
+        agreement: share of these, in [0, 1], for which the guide's top class is that label; None
+            when there are none.
     """
 
     name: str
     samples: int
+    asked: int
     agreement: float | None
 
 
@@ -27,7 +29,7 @@ def agreement(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> list[Cl
     """Compare the guide's top class with the given label, for each class.
 
     Args:
-        logits: [n, classes] of the guide.
+        logits: [n, classes] of the guide; NaN where it was not asked.
         labels: int64 [n], as given.
         classes: class names.
 
@@ -37,10 +39,15 @@ def agreement(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> list[Cl
     cat 3 0.6666666666666666
     dog 0 None
     """
-    samples = torch.bincount(labels, minlength=len(classes)).tolist()
-    agreed = labels[logits.argmax(dim=1) == labels]
-    right = torch.bincount(agreed, minlength=len(classes)).tolist()
+    asked = ~logits[:, 0].isnan()
+    agreed = asked & (logits.argmax(dim=1) == labels)
+    counts = (_count(labels[rows], len(classes)) for rows in (slice(None), asked, agreed))
     return [
-        ClassAgreement(name, n, hits / n if n else None)
-        for name, n, hits in zip(classes, samples, right, strict=True)
+        ClassAgreement(name, samples, known, hits / known if known else None)
+        for name, samples, known, hits in zip(classes, *counts, strict=True)
     ]
+
+
+def _count(labels: Tensor, classes: int) -> list[int]:
+    counts: list[int] = torch.bincount(labels, minlength=classes).tolist()
+    return counts

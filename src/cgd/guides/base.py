@@ -23,6 +23,9 @@ class Guide(Protocol):
 
     Attributes:
         name: the guide as the user wrote it.
+
+    One whose attribute `image_by_image` is true scores each image by itself, so that it can be
+    asked about a part of the data.
     """
 
     name: str

@@ -17,6 +17,8 @@ from cgd.training import predict
 class ClassifierGuide:
     """Class scores of a trained classifier."""
 
+    image_by_image = True
+
     def __init__(self, name: str, model: Classifier, device: torch.device) -> None:
         self.name = name
         self.model = model

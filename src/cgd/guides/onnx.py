@@ -46,6 +46,8 @@ class OnnxGuide:
         class_map: file for `read_class_map`.
     """
 
+    image_by_image = True
+
     def __init__(
         self,
         name: str,

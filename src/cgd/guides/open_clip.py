@@ -35,6 +35,8 @@ HUB_TIMEOUT = 10.0
 class OpenClipGuide:
     """Zero-shot scores: the similarity of an image and the prompts of each class."""
 
+    image_by_image = True
+
     def __init__(
         self,
         name: str,

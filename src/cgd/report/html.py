@@ -77,7 +77,7 @@ def write_report(run: Path, data: ImageData | None = None, out: Path | None = No
             f"{run}: the run is of {len(scores.label)} samples, but {data.source} has "
             f"{len(data)}; name the data it was made from"
         )
-    rows = _class_rows(scores, classes)
+    rows, asked = _class_rows(scores, classes), scores.asked
     verdict = _verdict(result, classes, len(scores.label))
     headline = _headline(result, verdict, scores)
     page = template("template.html").render(
@@ -88,7 +88,8 @@ def write_report(run: Path, data: ImageData | None = None, out: Path | None = No
         metrics=_metrics(result),
         separation=_separation(result),
         parts=_parts(scores),
-        plot=entropy_plot(scores.suspect_rank, scores.guide_rank, scores.part),
+        plot=entropy_plot(scores.suspect_rank[asked], scores.guide_rank[asked], scores.part[asked]),
+        asked=int(asked.sum()),
         rows=rows,
         most_classes=MOST_CLASSES,
         images=_images(scores, classes, data) if data else [],
@@ -145,9 +146,10 @@ def _findings(
             f"and of {numbers.share(most.samples, n)} of all samples. An attack gathers in one "
             "class; honest mistakes spread over many."
         )
-    agreed = sum(row.agreed for row in rows)
+    agreed, asked = sum(row.agreed for row in rows), int(scores.asked.sum())
+    about = "" if asked == len(scores.label) else f" of the {numbers.number(asked)} images it saw"
     found.append(
-        f"The guide agrees with {numbers.share(agreed, len(scores.label))} of the labels."
+        f"The guide agrees with {numbers.share(agreed, asked)} of the labels{about}."
         + _little_known(rows)
     )
     if result.skipped:
@@ -159,7 +161,7 @@ def _findings(
 
 def _little_known(rows: Sequence["_ClassRow"]) -> str:
     """Name the classes in which the guide contradicts most labels."""
-    names = [row.name for row in rows if 2 * row.agreed < row.samples]
+    names = [row.name for row in rows if 2 * row.agreed < row.asked]
     if not names:
         return ""
     listed = ", ".join(f"“{name}”" for name in names[:MOST_NAMED])
@@ -204,11 +206,12 @@ def _class_name(classes: Sequence[Any], number: int) -> str:
 @dataclass(frozen=True)
 class _ClassRow:
     """One given label: `samples` carry it, `triggered` of them look poisoned, and for `agreed` of
-    them the guide says the same."""
+    the `asked` ones the guide says the same."""
 
     name: str
     samples: int
     triggered: int
+    asked: int
     agreed: int
 
 
@@ -218,12 +221,11 @@ def _class_rows(scores: Scores, classes: Sequence[Any]) -> list[_ClassRow]:
     count = len(classes)
     samples = np.bincount(labels, minlength=count)
     triggered = np.bincount(labels[scores.part == "triggered"], minlength=count)
+    asked = np.bincount(labels[scores.asked], minlength=count)
     agreed = np.bincount(labels[labels == scores.guide_label], minlength=count)
+    counts = np.stack([samples, triggered, asked, agreed], axis=1)
     order = np.argsort(-triggered / np.maximum(samples, 1), kind="stable")
-    return [
-        _ClassRow(_class_name(classes, c), int(samples[c]), int(triggered[c]), int(agreed[c]))
-        for c in order.tolist()
-    ]
+    return [_ClassRow(_class_name(classes, c), *counts[c].tolist()) for c in order.tolist()]
 
 
 @dataclass(frozen=True)
@@ -240,13 +242,13 @@ class _Image:
 
 def _images(scores: Scores, classes: Sequence[Any], data: ImageData) -> list[_Image]:
     """Return the images with the highest poison scores, those of the triggered part first."""
-    score = scores.poison_score
+    score, asked = scores.poison_score, scores.asked
     rows = np.lexsort((-score, scores.part != "triggered"))[:MOST_IMAGES]
     return [
         _Image(
             picture=thumbnail(data.images[row]),
             given=_class_name(classes, int(scores.label[row])),
-            guide=_class_name(classes, int(scores.guide_label[row])),
+            guide=_class_name(classes, int(scores.guide_label[row])) if asked[row] else "not asked",
             part=str(scores.part[row]),
             path=plain(path),
             score=float(score[row]),

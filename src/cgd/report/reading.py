@@ -57,7 +57,10 @@ class Told:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """The columns of `scores.parquet` that the report needs; n entries each."""
+    """The columns of `scores.parquet` that the report needs; n entries each.
+
+    Where the guide was not asked, its label is -1 and its rank NaN.
+    """
 
     source: Path
     label: NDArray[np.int64]
@@ -66,6 +69,11 @@ class Scores:
     suspect_rank: NDArray[np.float64]
     poison_score: NDArray[np.float64]
     part: NDArray[np.str_]
+
+    @property
+    def asked(self) -> NDArray[np.bool_]:
+        """Whether the guide was asked."""
+        return self.guide_label >= 0
 
     def paths(self, rows: NDArray[np.int64]) -> list[str]:
         """Read the paths of some rows."""
@@ -135,6 +143,7 @@ def read_scores(path: Path, classes: int) -> Scores:
         stored.schema_arrow.field("path")  # is read later, and only in part
         table = stored.read([*names, "part"])
         columns = [table[name].to_numpy().astype(np.float64) for name in names]
+        asked = table["guide_label"].is_valid().to_numpy()
         known = pc.index_in(table["part"].cast(pa.string()), pa.array(PARTS))
         part = np.array([*PARTS, ""])[known.fill_null(len(PARTS)).to_numpy()]
     except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
@@ -142,14 +151,21 @@ def read_scores(path: Path, classes: int) -> Scores:
         raise InputError(f"{path}: not the scores of a scan ({reason})") from error
     if not len(part):
         raise InputError(f"{path}: holds no samples; scan some data")
-    *labels, guide_rank, suspect_rank, score = columns
-    in_range = all(bool(((c >= 0) & (c < classes)).all()) for c in labels) and all(
-        bool(((c >= 0) & (c <= 1)).all()) for c in (guide_rank, suspect_rank)
-    )
+    label, guide_label, guide_rank, suspect_rank, score = columns
+    in_range = all(
+        bool(((c >= 0) & (c < classes)).all()) for c in (label, guide_label[asked])
+    ) and all(bool(((c >= 0) & (c <= 1)).all()) for c in (guide_rank[asked], suspect_rank))
     if not (in_range and np.isfinite(score).all() and np.isin(part, PARTS).all()):
         raise InputError(f"{path}: holds labels, ranks or parts that no scan writes; scan again")
-    label, guide_label = (column.astype(np.int64) for column in labels)
-    return Scores(path, label, guide_label, guide_rank, suspect_rank, score, part)
+    return Scores(
+        path,
+        label.astype(np.int64),
+        np.where(asked, guide_label, -1).astype(np.int64),
+        np.where(asked, guide_rank, np.nan),
+        suspect_rank,
+        score,
+        part,
+    )
 
 
 def _object(path: Path) -> dict[str, Any]:
