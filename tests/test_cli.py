@@ -698,7 +698,6 @@ def test_a_pickled_checkpoint_is_refused_and_not_run(
         ("scan", "PHOTOS", "--guide", "demo", "--suspect", "nonsense"),
         ("scan", "PHOTOS", "--guide", "demo", "--suspect", "checkpoint"),
         ("scan", "PHOTOS", "--guide", "demo", "--preset", "released", "--ask-first", "10"),
-        ("scan", "PHOTOS", "--guide", "demo", "--ask-first", "-1"),
         ("defend", "PHOTOS", "--model", "nowhere", "--guide", "demo"),
     ],
 )
@@ -776,6 +775,7 @@ def test_no_room_for_a_file_is_told_in_one_line(
         (["scan"], "data"),
         (["scan", "x", "--epochs", "3"], "--epochs"),
         (["scan", "x", "--seed", "-1"], "seed"),
+        (["scan", "x", "--ask-first", "-1"], "ask-first"),
         (["sacn", "x"], "sacn"),
     ],
 )
