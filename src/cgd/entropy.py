@@ -93,7 +93,7 @@ class Axis:
         return Axis(self.label[rows], self.entropy[rows], self.rank[rows])
 
     def spread(self, rows: Rows, n: int) -> "Axis":
-        """These samples as rows of n, of which the others were not asked about."""
+        """These samples as rows of n, of which the others were not asked about: label -1, NaN."""
         label, entropy, rank = np.full(n, -1), np.full(n, np.nan), np.full(n, np.nan)
         label[rows], entropy[rows], rank[rows] = self.label, self.entropy, self.rank
         return Axis(label, entropy, rank)

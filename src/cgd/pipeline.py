@@ -2,11 +2,10 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -112,7 +111,9 @@ def scan(
         guide_seconds += seconds
         answers = Answers(_scaled(raw, relative), rows, data.labels)
         found = found if found.signs else _find(answers, suspects)
-    ranks, verdict = _told(answers, suspects, found)
+    axis_of_all = answers.axis(found.targets).spread(answers.rows, len(data))
+    looks = [place(axis_of_all, suspect, data.labels) for suspect in suspects]
+    verdict, ranks = tell(looks, found), looks[found.look]
     return Scan(
         map=ranks,
         verdict=verdict,
@@ -247,26 +248,10 @@ def _find(answers: Answers, suspects: Sequence[Axis]) -> Found:
     return find(_looks(answers, suspects), answers.confidence(), answers.logits.shape[1])
 
 
-def _looks(
-    answers: Answers, suspects: Sequence[Axis], whole: tuple[int, ...] = ()
-) -> list[EntropyMap]:
-    """The entropy maps of what the guide was asked about; see `Answers.axis`."""
-    guide, rows = answers.axis(whole), answers.rows
+def _looks(answers: Answers, suspects: Sequence[Axis]) -> list[EntropyMap]:
+    """The entropy maps of what the guide was asked about."""
+    guide, rows = answers.axis(), answers.rows
     return [place(guide, suspect.at(rows), answers.labels[rows]) for suspect in suspects]
-
-
-def _told(answers: Answers, suspects: Sequence[Axis], found: Found) -> tuple[EntropyMap, Verdict]:
-    """The map of all samples, and the verdict on them; what the guide was not asked about is in no
-    target, and thus no poison."""
-    looks, rows, n = _looks(answers, suspects, found.targets), answers.rows, len(answers.labels)
-    verdict = tell(looks, found)
-    if rows is ALL:
-        return looks[found.look], verdict
-    guide = answers.axis(found.targets).spread(rows, n)
-    probability, score = np.zeros(n), np.zeros(n)
-    probability[rows], score[rows] = verdict.probability, verdict.score
-    verdict = replace(verdict, probability=probability, score=score)
-    return place(guide, suspects[found.look], answers.labels), verdict
 
 
 def _kept(

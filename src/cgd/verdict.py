@@ -225,11 +225,13 @@ def tell(looks: Sequence[EntropyMap], found: Found) -> Verdict:
     """Say how probably each sample is poison.
 
     Args:
-        looks: as those in which the signs were found, of the same samples or of more.
+        looks: as those in which the signs were found, of the same samples or of more. Of the
+            targets, the guide must have been asked about all samples.
         found: what stands out.
     """
     last = looks[-1]
-    probability, score = np.zeros(len(last.label)), last.poison_score
+    probability = np.zeros(len(last.label))
+    score = np.where(last.asked, last.poison_score, -np.inf)
     for sign in found.signs:
         seen = _seen(looks, sign.look, sign.alone)
         probability = np.maximum(probability, poison_probability(seen, sign.target))
@@ -468,7 +470,8 @@ def _left_over(ranks: EntropyMap, probability: Floats, target: int) -> NDArray[n
     of them, if they are far more than in the average class. Such poison is learned late."""
     from scipy.stats import binom
 
-    clean, contradicted = probability <= LIKELY_CLEAN, ranks.label != ranks.guide_label
+    clean = ranks.asked & (probability <= LIKELY_CLEAN)
+    contradicted = ranks.label != ranks.guide_label
     samples = np.bincount(ranks.label, clean)
     usual = np.bincount(ranks.label, clean & contradicted)[samples > 0] / samples[samples > 0]
     left: NDArray[np.bool_] = clean & contradicted & (ranks.label == target)
