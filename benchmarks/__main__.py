@@ -12,7 +12,19 @@ import numpy as np
 import torch
 
 from benchmarks.clock import Times, ratios, spread
-from benchmarks.line import CIFAR, DEFAULT, STAGES, VICTIM, Part, check, line, seconds, totals
+from benchmarks.line import (
+    CIFAR,
+    DEFAULT,
+    FIRST,
+    STAGES,
+    VICTIM,
+    Part,
+    asking_first,
+    check,
+    line,
+    seconds,
+    totals,
+)
 from benchmarks.loop import STEPS, loop
 from cgd.bench.cells import device_name
 from cgd.bench.tables import write_cells
@@ -107,7 +119,10 @@ def parts_table(parts: list[tuple[Part, Times]]) -> str:
 def line_table(parts: list[tuple[Part, Times]]) -> str:
     """Seconds of each stage, scaled up to all of CIFAR-10."""
     pairs = {stage: [seconds(parts, who, stage) for who in ("plain", "cgd")] for stage in STAGES}
+    some = asking_first(parts)
     pairs["whole line"] = [totals(parts, who) for who in ("plain", "cgd")]
+    pairs[f"guide, --ask-first {FIRST}"] = [seconds(some, who, "guide") for who in ("plain", "cgd")]
+    pairs[f"whole line, --ask-first {FIRST}"] = [totals(some, who) for who in ("plain", "cgd")]
     rows = [
         [stage, *(f"{np.median(side):,.0f}" for side in pair), spread(ratios(*pair))]
         for stage, pair in pairs.items()
@@ -125,7 +140,8 @@ def check_table(checked: dict[str, dict[str, float]]) -> str:
 
 
 def cells(parts: list[tuple[Part, Times]], about: dict[str, Any]) -> list[dict[str, Any]]:
-    """The whole line as stored cells: our default, and the plain procedure."""
+    """The whole line as stored cells: our default, that with `--ask-first`, and the plain
+    procedure."""
     repair = DEFAULT.unlearning
     unlearned = (
         repair.rounds
@@ -138,9 +154,13 @@ def cells(parts: list[tuple[Part, Times]], about: dict[str, Any]) -> list[dict[s
         "plain": sum(part.images for part in plain) / CIFAR,
     }
     rows = []
-    for contender, name in (("cgd", "cgd"), ("plain", "cgd:released-plain")):
+    for contender, name, timed in (
+        ("cgd", "cgd", parts),
+        ("cgd", f"cgd ask_first={FIRST}", asking_first(parts)),
+        ("plain", "cgd:released-plain", parts),
+    ):
         by_stage = {
-            f"seconds_{stage}": float(np.median(seconds(parts, contender, stage)))
+            f"seconds_{stage}": float(np.median(seconds(timed, contender, stage)))
             for stage in ("guide", "suspect", "unlearning")
         }
         rows.append(
@@ -153,7 +173,7 @@ def cells(parts: list[tuple[Part, Times]], about: dict[str, Any]) -> list[dict[s
                 "defense": name,
                 "guide": "open_clip:ViT-B-32 (random weights)",
                 "seed": 0,
-                "seconds": float(np.median(totals(parts, contender))),
+                "seconds": float(np.median(totals(timed, contender))),
                 **by_stage,
                 "passes": passes[contender],
                 "device": about["device"],

@@ -47,6 +47,11 @@ from cgd.verdict import judge
 CLIP = "ViT-B-32"
 SUSPECT, VICTIM = "small_resnet", "preactresnet18"
 CIFAR, CIFAR_TEST = 50_000, 10_000
+FIRST = 10_000
+ASKED = FIRST + round((1 - FIRST / CIFAR) * (CIFAR / 10 + 0.05 * 0.9 * CIFAR))
+"""Images that the guide is asked about with `--ask-first 10000`: these, and those of the target
+that are not among them, where 5 % of the data are poison."""
+
 DEFAULT = PRESETS["default"]
 STAGES = ("guide", "suspect", "split", "unlearning")
 
@@ -247,6 +252,14 @@ def seconds(parts: list[tuple[Part, Times]], contender: str, stage: str) -> list
     mine = [(p, t) for p, t in parts if (p.contender, p.stage) == (contender, stage)]
     return [
         sum(p.images * t.seconds[turn] for p, t in mine) for turn in range(len(mine[0][1].seconds))
+    ]
+
+
+def asking_first(parts: list[tuple[Part, Times]]) -> list[tuple[Part, Times]]:
+    """The same, with `--ask-first 10000`."""
+    return [
+        (replace(part, images=ASKED) if (part.contender, part.what) == ("cgd", "CLIP") else part, t)
+        for part, t in parts
     ]
 
 

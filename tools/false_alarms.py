@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from torch import Tensor
 
 from cgd import load, scan
 from cgd.bench.cells import Cell
@@ -81,12 +82,42 @@ def swapped(data: ImageData, rng: np.random.Generator, share: float) -> ImageDat
     return replace(drawn, labels=torch.from_numpy(labels))
 
 
+class Columns:
+    """A guide that is asked about some of its classes only."""
+
+    def __init__(self, guide: Guide, whole: ImageData) -> None:
+        self.name = guide.name
+        self.guide, self.classes = guide, whole.classes
+
+    def logits(self, data: ImageData) -> Tensor:
+        """See `cgd.guides.Guide`."""
+        columns = [self.classes.index(name) for name in data.classes]
+        return self.guide.logits(replace(data, classes=self.classes))[:, columns]
+
+
+def few_classes(data: ImageData, rng: np.random.Generator, count: int) -> ImageData:
+    """So many classes, drawn at random, and at most so many images of them."""
+    chosen = np.sort(rng.choice(len(data.classes), count, replace=False))
+    drawn = some(data.subset(np.flatnonzero(np.isin(data.labels.numpy(), chosen))), rng)
+    labels = torch.from_numpy(np.searchsorted(chosen, drawn.labels.numpy()))
+    return replace(drawn, labels=labels, classes=tuple(data.classes[c] for c in chosen))
+
+
 def kinds(folder: Path, work: Path) -> Iterator[Kind]:
     """All ways to draw clean data."""
     cifar = Lab(CIFAR, folder, work, CPU)
     guide = cifar.guide("stand-in")[0]
     whole = cifar.defended
     yield Kind("cifar10", 20, lambda rng: some(whole, rng), guide)
+    known = folder / "guides"
+    name = f"onnx:{known}/mobilenet_v2_1.0_224.onnx?map={known}/imagenet_class_map.json"
+    zero_shot = open_guide(name, device=CPU)
+    for guided, word in ((guide, ""), (zero_shot, " zero-shot")):
+        for count in (2, 3):
+            yield Kind(
+                f"cifar10 {count} classes{word}", 10,
+                lambda rng, count=count: few_classes(whole, rng, count), Columns(guided, whole),
+            )  # fmt: skip
     yield Kind("cifar10 uneven", 10, lambda rng: uneven(whole, rng), guide)
     human = pq.read_table(folder / "cifar10/human_labels.parquet")
     for column in ("aggre", "random1", "worse"):
@@ -101,9 +132,7 @@ def kinds(folder: Path, work: Path) -> Iterator[Kind]:
     signs = gtsrb.defended
     yield Kind("gtsrb", 20, lambda rng: some(signs, rng), gtsrb.guide("stand-in")[0])
     photos = load(folder / "caltech24", size=64)
-    known = folder / "guides"
-    name = f"onnx:{known}/mobilenet_v2_1.0_224.onnx?map={known}/imagenet_class_map.json"
-    yield Kind("caltech24", 10, lambda rng: some(photos, rng, 1400), open_guide(name, device=CPU))
+    yield Kind("caltech24", 10, lambda rng: some(photos, rng, 1400), zero_shot)
 
 
 def main() -> None:

@@ -30,7 +30,7 @@ LEAST_PART = 0.65
 stands out."""
 
 CHANCE = 1e-4
-"""And that many of them come from the class by chance with less than this probability."""
+"""And that many of them come from any one class by chance with less than this probability."""
 
 LEAST_EXCESS = 0.15
 """The share of a class that is contradicted as if drawn from all others, from which on it stands
@@ -336,7 +336,8 @@ def contradiction_excess(
 
 def _spread(table: Floats) -> tuple[Floats, Floats]:
     """For each row, how much of it is distributed as all rows together, over the columns in which
-    that is least so (see `SPREAD`), without its own; and the standard error of that.
+    that is least so (see `SPREAD`), without its own; and the standard error of that. Nothing is
+    found where that is less than two columns.
 
     Args:
         table: [classes, classes] counts.
@@ -350,8 +351,9 @@ def _spread(table: Floats) -> tuple[Floats, Floats]:
         if not expected.sum():
             continue
         order = np.argsort(table[c, others] / expected, kind="stable")
-        within = np.cumsum(expected[order]) / expected.sum() <= SPREAD
-        kept = order[within] if within.any() else order[:1]
+        kept = order[np.cumsum(expected[order]) / expected.sum() <= SPREAD]
+        if len(kept) < 2:  # one class may well be confused one way only
+            continue
         count, wanted = table[c, others[kept]].sum(), expected[kept].sum()
         spread[c], error[c] = count / wanted, np.sqrt(count + 1) / wanted
     return spread, error
@@ -368,12 +370,14 @@ def attacked_class(ranks: EntropyMap) -> int | None:
 
 
 def _chance(ranks: EntropyMap, target: int) -> float:
-    """Probability that so many of the most suspicious samples are of this class by chance."""
+    """Probability that so many of the most suspicious samples are of this class by chance, were
+    they independent; times the number of classes, since it is the one that holds most of them."""
     from scipy.stats import binom
 
     caught = _most_suspicious(ranks)
     share = float(np.mean(ranks.label == target))
-    return float(binom.sf(np.floor(caught[target]) - 1, round(caught.sum()), share))
+    chance = float(binom.sf(np.floor(caught[target]) - 1, round(caught.sum()), share))
+    return chance * np.count_nonzero(np.bincount(ranks.label))
 
 
 def concentration(ranks: EntropyMap) -> tuple[float, int]:
