@@ -15,6 +15,7 @@ from cgd.entropy import EntropyMap
 from cgd.verdict import (
     LEAST_EXCESS,
     LEAST_PART,
+    SUSPICIOUS,
     UNSURE,
     Verdict,
     attacked_class,
@@ -168,6 +169,16 @@ def test_weak_classes_and_honest_noise_are_no_excess(weak: tuple[int, ...], nois
         draw = np.random.default_rng(seed)
         label = np.where(draw.random(N) < noise, draw.integers(0, CLASSES, N), label)
         assert contradiction_excess(label, guess, confidence, CLASSES).max() < LEAST_EXCESS
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_guide_that_leans_to_one_of_few_classes_is_no_excess(classes: int) -> None:
+    draw = np.random.default_rng(0)
+    label = draw.integers(0, classes, 3000)
+    right = draw.random(3000) < np.where(label == 0, 0.75, 0.98)
+    guess = np.where(right, label, (label + 1) % classes)
+    excess = contradiction_excess(label, guess, draw.random(3000), classes)
+    assert excess.max() < SUSPICIOUS * LEAST_EXCESS
 
 
 @pytest.mark.parametrize("share", [0.2, 0.3, 0.5])
