@@ -172,6 +172,8 @@ def test_a_model_is_left_as_it_is_where_data_are_not_found_poisoned_unless_force
     answer = cgd(*defend_arguments(world, tmp_path / "out"))
     assert answer.code == 0, answer.err
     assert "left as it is" in answer.out
+    assert "none of which is called poison" in answer.out
+    assert "likely poisoned" not in answer.out
     record = result(tmp_path / "out")
     assert record["before"] == record["after"]
     assert record["untouched"]

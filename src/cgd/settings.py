@@ -56,6 +56,9 @@ def _read(old: Any, text: str, whole: str) -> Any:
             return {"true": True, "false": False}[text]
         if isinstance(old, tuple):
             return tuple(float(number) for number in text.split(",") if number)
-        return type(old)(text)
+        value = type(old)(text)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{whole}: {text!r} is not of type {type(old).__name__}") from error
+    if isinstance(value, int | float) and not (value >= 0 or old < 0):
+        raise InputError(f"{whole}: must be zero or more")
+    return value

@@ -91,12 +91,18 @@ def print_verdict(data: ImageData, found: Scan) -> None:
 
 
 def print_parts(data: ImageData, found: Scan) -> None:
-    """Print how many samples are in which part."""
+    """Print how many samples are in which part; where none is called poison, where to look."""
     split = found.split
-    print(
-        f"{len(data)} samples: {len(split.clean)} likely clean, {len(split.triggered)} likely "
-        f"poisoned, {len(split.unused)} unused"
-    )
+    if found.verdict.targets:
+        print(
+            f"{len(data)} samples: {len(split.clean)} likely clean, {len(split.triggered)} likely "
+            f"poisoned, {len(split.unused)} unused"
+        )
+    else:
+        print(
+            f"{len(data)} samples, none of which is called poison; the {len(split.triggered)} most "
+            "suspicious ones, if any are worth a look, are the part `triggered`"
+        )
     asked = int(found.map.asked.sum())
     if asked < len(data):
         print(f"The guide was asked about {asked} of them: some of all classes, all of the target")

@@ -61,7 +61,10 @@ STARTS = (0.01, 0.05, 0.2, 0.5)
 FEWEST = 10
 """With fewer samples in a class, nothing is said about them."""
 
-FEWEST_SURE = 5.0
+SURELY = 0.9
+"""Above this probability of being poison, a sample is so surely."""
+
+FEWEST_SURE = 5
 """With fewer samples that are surely poison, a class is no target: one class may well hold most of
 the twenty most suspicious samples of clean data that has a few thousand."""
 
@@ -111,7 +114,8 @@ class Verdict:
     @property
     def interval(self) -> tuple[int, int]:
         """Numbers of samples that are poison surely (above 0.9) and possibly (above 0.1)."""
-        return int((self.probability > 0.9).sum()), int((self.probability > LIKELY_CLEAN).sum())
+        low, high = (self.probability > bound for bound in (SURELY, LIKELY_CLEAN))
+        return int(low.sum()), int(high.sum())
 
 
 def sentence(finding: str, targets: Sequence[str], interval: Sequence[int], samples: int) -> str:
@@ -148,13 +152,15 @@ class Sign:
         target: number of the class.
         look: number of the look in which the poison is clearest.
         alone: the guide alone tells it, whatever the suspect thinks.
-        sure: see `_surely_poison`.
+        clear: see `_clearly_poison`.
+        surely: number of samples that are surely poison.
     """
 
     target: int
     look: int
     alone: bool
-    sure: float
+    clear: float
+    surely: int
 
     @property
     def evidence(self) -> str:
@@ -214,9 +220,9 @@ def find(looks: Sequence[EntropyMap], confidence: Floats, classes: int) -> Found
         signs.append(early)
     stood_out = [last, *(looks[sign.look] for sign in signs if not sign.alone)]
     strengths = max(concentration(look)[0] for look in stood_out), float(excess.max())
-    sure = tuple(sign for sign in signs if sign.sure >= FEWEST_SURE)
-    if sure:
-        return Found("poisoned", sure, *strengths)
+    targets = tuple(sign for sign in signs if sign.surely >= FEWEST_SURE)
+    if targets:
+        return Found("poisoned", targets, *strengths)
     finding = "suspicious" if signs else _no_sign(last, excess, classes)
     return Found(finding, (), *strengths)
 
@@ -259,7 +265,8 @@ def _seen(looks: Sequence[EntropyMap], look: int, alone: bool) -> EntropyMap:
 
 def _sign(looks: Sequence[EntropyMap], target: int, look: int, alone: bool = False) -> Sign:
     probability = poison_probability(_seen(looks, look, alone), target)
-    return Sign(target, look, alone, _surely_poison(probability))
+    surely = int((probability > SURELY).sum())
+    return Sign(target, look, alone, _clearly_poison(probability), surely)
 
 
 def _clearest(looks: Sequence[EntropyMap], target: int) -> Sign:
@@ -269,13 +276,13 @@ def _clearest(looks: Sequence[EntropyMap], target: int) -> Sign:
         part, foremost = concentration(look)
         if foremost == target and part >= SUSPICIOUS * LEAST_PART:
             signs.append(_sign(looks, target, number))
-    return max(signs, key=lambda sign: sign.sure)
+    return max(signs, key=lambda sign: sign.clear)
 
 
 def _early(looks: Sequence[EntropyMap]) -> Sign | None:
-    """Of the looks in which a class stands out, choose that with the most samples of this class
-    that are surely poison. Early on, a suspect leans towards classes that are easy, so that an
-    early look must find twice as many of them as in any other class.
+    """Of the looks in which a class stands out, choose that in which most of its samples are
+    clearly poison. Early on, a suspect leans towards classes that are easy, so that an early look
+    must find twice as many of them as in any other class.
     """
     best: Sign | None = None
     for number, look in enumerate(looks):
@@ -283,8 +290,8 @@ def _early(looks: Sequence[EntropyMap]) -> Sign | None:
         if target is None:
             continue
         sign = _sign(looks, target, number)
-        most = best.sure if best else 0.0
-        if sign.sure > most and not (number < len(looks) - 1 and _leans(look, sign)):
+        most = best.clear if best else 0.0
+        if sign.clear > most and not (number < len(looks) - 1 and _leans(look, sign)):
             best = sign
     return best
 
@@ -405,13 +412,13 @@ def _most_suspicious(ranks: EntropyMap, top: float = 0.0025) -> Floats:
 
 
 def _leans(look: EntropyMap, sign: Sign) -> bool:
-    """Whether in another class more than half as many samples look surely poisoned."""
+    """Whether in another class more than half as many samples look clearly poisoned."""
     others = np.setdiff1d(look.label, sign.target)
-    elsewhere = (_surely_poison(poison_probability(look, int(other))) for other in others)
-    return sign.sure < 2 * max(elsewhere, default=0.0)
+    elsewhere = (_clearly_poison(poison_probability(look, int(other))) for other in others)
+    return sign.clear < 2 * max(elsewhere, default=0.0)
 
 
-def _surely_poison(probability: Floats) -> float:
+def _clearly_poison(probability: Floats) -> float:
     """Sum of 2 p - 1 over the samples that are more probably poison than not."""
     return float((2 * probability - 1).clip(0).sum())
 

@@ -184,6 +184,13 @@ def test_the_verdict_comes_first(tmp_path: Path) -> None:
     assert first_lines(page).count("Poisoned: 3 to 7") == 1
 
 
+def test_where_nothing_was_found_no_sample_is_called_poisoned(tmp_path: Path) -> None:
+    verdict = {"verdict": "none", "targets": [], "interval": [0, 0]}
+    page = write_report(make_run(tmp_path, verdict=verdict)).read_text()
+    assert "ikely poisoned" not in page
+    assert "set apart as most suspicious" in first_lines(page)
+
+
 def test_many_classes_that_the_guide_does_not_know_are_not_all_listed(tmp_path: Path) -> None:
     classes = [f"code{i}" for i in range(50)]
     run = rewrite(

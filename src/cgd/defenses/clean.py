@@ -53,10 +53,15 @@ class Clean:
 def read_clean(text: str) -> Clean | None:
     """Read `cgd`, `cgd:5%`, `true` or `true:5%`; None for anything else.
 
+    Raises:
+        InputError: the share cannot be read, or is none.
+
     >>> read_clean("true:5%")
     Clean(part='true', share=0.05)
     """
     found = re.fullmatch(rf"({CGD}|{TRUE})(?::(\d+(?:\.\d*)?)%)?", text)
+    if not found and text.partition(":")[0] in (CGD, TRUE):
+        raise InputError(f"clean {text}: use {CGD}, {CGD}:5%, {TRUE} or {TRUE}:5%")
     if not found:
         return None
     share = float(found[2]) / 100 if found[2] else None

@@ -88,6 +88,7 @@ def write_report(run: Path, data: ImageData | None = None, out: Path | None = No
         metrics=_metrics(result),
         separation=_separation(result),
         parts=_parts(scores),
+        suspected=_suspected(result),
         plot=entropy_plot(scores.suspect_rank[asked], scores.guide_rank[asked], scores.part[asked]),
         asked=int(asked.sum()),
         rows=rows,
@@ -107,7 +108,7 @@ def _headline(result: Result, verdict: str, scores: Scores) -> str:
     if result.untouched:
         return f"{verdict} The model was left as it is.".strip()
     if before is None or after is None:
-        return verdict or _set_apart(scores)
+        return verdict or _set_apart(result, scores)
     return (
         f"The trigger worked on {numbers.percent(before)} of images before the repair, and on "
         f"{numbers.percent(after)} after it"
@@ -123,11 +124,17 @@ def _verdict(result: Result, classes: Sequence[Any], samples: int) -> str:
     return sentence(told.finding, names, told.interval, samples)
 
 
-def _set_apart(scores: Scores) -> str:
+def _suspected(result: Result) -> str:
+    """What the triggered part is: where no class is a target, nothing is called poison."""
+    told = result.verdict
+    return "most suspicious" if told and not told.targets else "likely poisoned"
+
+
+def _set_apart(result: Result, scores: Scores) -> str:
     triggered, n = _parts(scores)["triggered"], len(scores.label)
     return (
-        f"{numbers.number(triggered)} of {numbers.number(n)} samples were set apart as likely "
-        "poisoned"
+        f"{numbers.number(triggered)} of {numbers.number(n)} samples were set apart as "
+        f"{_suspected(result)}"
     )
 
 
@@ -135,7 +142,7 @@ def _findings(
     result: Result, verdict: str, headline: str, scores: Scores, rows: Sequence["_ClassRow"]
 ) -> list[str]:
     """Say in a few sentences what a reader should know before all else."""
-    apart = _set_apart(scores)
+    apart = _set_apart(result, scores)
     found = [verdict] if verdict and not headline.startswith(verdict) else []
     found += [f"{apart}."] if headline != apart else []
     most = max(rows, key=lambda row: row.triggered)
