@@ -17,6 +17,8 @@ import torch
 from PIL import Image
 
 from cgd import cli
+from cgd.files import content_hash
+from cgd.inputs import ScanOptions
 from cgd.models import load_model
 
 CLASSES = ("blue", "green", "red")
@@ -358,6 +360,16 @@ def test_another_guide_in_the_same_file_is_another_run(
         answer = cgd(*arguments)
         assert answer.code == code, answer.err
     assert "guide_content" in answer.err
+
+
+def test_the_weights_of_a_guide_are_part_of_its_content(tmp_path: Path) -> None:
+    weights = tmp_path / "w.pt"
+    weights.write_bytes(b"some weights")
+    options = ScanOptions(f"open_clip:ViT-B-32/{weights}", "default", None, "", None, None, ())
+    first = options.settings()["guide_content"]
+    assert first == [content_hash(weights)]
+    weights.write_bytes(b"other weights")
+    assert options.settings()["guide_content"] != first
 
 
 def test_a_report_of_renamed_classes_can_be_written_again(

@@ -21,7 +21,7 @@ from cgd.errors import InputError
 from cgd.evaluation import Evaluation, evaluate, ground_truth, honest_rows
 from cgd.files import content_hash, read_json
 from cgd.guides import Guide, open_guide
-from cgd.guides.base import spec_parts
+from cgd.guides.base import guide_files
 from cgd.models import Classifier, ModelCard, load_checkpoint, load_model
 from cgd.pipeline import Scan, check_fit
 from cgd.presets import get_preset
@@ -208,15 +208,15 @@ class ScanOptions:
 
     def settings(self) -> dict[str, Any]:
         """Return the options as they are written to `config.json`, with the content of the guide's
-        files."""
+        files.
+
+        Raises:
+            InputError: such a file cannot be read.
+        """
         preset = get_preset(self.preset)
         scale = preset.scale if self.scale is None else self.scale
         first = preset.first(self.ask_first)
-        content = []
-        for part in spec_parts(self.guide):
-            file, _, query = part.partition(":")[2].partition("?")
-            named = [file, *(word[4:] for word in query.split("&") if word.startswith("map="))]
-            content += [content_hash(Path(name).expanduser()) for name in named if name]
+        content = [content_hash(path) for path in guide_files(self.guide)]
         return {**asdict(self), "scale": scale, "ask_first": first, "guide_content": content}
 
     def open_guide(self, device: torch.device) -> Guide:
