@@ -397,6 +397,26 @@ def test_evaluate_measures_a_trained_model(cgd: Run, world: dict[str, Path]) -> 
     assert result(world["victim"])["before"]["asr"] == measured
 
 
+def test_evaluate_mixes_no_two_test_sets(cgd: Run, world: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "repaired"
+    assert cgd(*defend_arguments(world, out)).code == 0
+    before, page = result(out), (out / "report.html").read_text()
+    again = ("evaluate", out, "--test", world["test"], "--attack", world["poisoned"])
+    assert cgd(*again).code == 0
+    assert result(out) == before
+    assert (out / "report.html").read_text() == page
+    answer = cgd("evaluate", out, "--test", paint(tmp_path / "other", 10, 4))
+    assert answer.code == 0, answer.err
+    record = result(out)
+    assert set(record["before"].values()) == {record["der"]} == {None}
+    assert record["after"]["ca"] is not None
+    assert record["after"]["asr"] is None
+    told = (out / "report.html").read_text()
+    assert "Attack success rate" not in told
+    assert told.count("<img") == page.count("<img") > 0
+    assert record["seconds"] == before["seconds"]
+
+
 def test_evaluate_writes_where_it_is_told(cgd: Run, world: dict[str, Path], tmp_path: Path) -> None:
     run, out = world["victim"], tmp_path / "out"
     kept = (run / "result.json").read_bytes()

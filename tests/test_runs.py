@@ -18,7 +18,14 @@ from cgd.errors import InputError
 from cgd.evaluation import Evaluation
 from cgd.files import write_json, write_tensors
 from cgd.pipeline import Scan
-from cgd.runs import evaluation_record, read_scan, run_folder, scan_record, write_scan
+from cgd.runs import (
+    evaluation_record,
+    measure_again,
+    read_scan,
+    run_folder,
+    scan_record,
+    write_scan,
+)
 from cgd.split import released_split
 from cgd.verdict import Verdict
 
@@ -340,3 +347,37 @@ def test_a_measured_repair_has_its_der_and_the_truth() -> None:
     assert record["der"] == pytest.approx(0.995)
     assert record["before"] == {"ca": 90.0, "asr": 100.0, "ra": 1.0}
     assert (record["guide_accuracy"], record["separation"]) == (68.0, {"auroc": 0.9})
+
+
+@pytest.mark.parametrize(
+    ("test", "trigger", "before", "der"),
+    [
+        ("A", "T", (90.0, 100.0, 1.0), 0.995),
+        ("A", None, (90.0, 100.0, 1.0), 0.99),
+        ("A", "other", (90.0, None, None), None),
+        ("B", "T", (None, None, None), None),
+        ("B", None, (None, None, None), None),
+    ],
+)
+def test_only_what_is_of_the_same_test_images_and_trigger_stays(
+    test: str, trigger: str | None, before: tuple[float | None, ...], der: float | None
+) -> None:
+    record = evaluation_record(Evaluation(90.0, 100.0, 1.0), Evaluation(80.0, 1.0, 70.0), None)
+    record |= {"samples": 3, "measured_with": {"test": "A", "trigger": "T"}}
+    measured = Evaluation(89.0, 0.0, 75.0) if trigger else Evaluation(89.0)
+    found = measure_again(record, "after", measured, {"test": test, "trigger": trigger})
+    assert tuple(found["before"].values()) == before
+    kept = {"asr": 1.0, "ra": 70.0} if test == "A" else {"asr": None, "ra": None}
+    assert found["after"] == ({"ca": 89.0} | kept if not trigger else vars(measured))
+    assert found["der"] == (der and pytest.approx(der))
+    stays = trigger or ("T" if test == "A" else None)
+    assert found["measured_with"] == {"test": test, "trigger": stays}
+    assert found["samples"] == 3
+
+
+def test_of_what_was_measured_nobody_knows_with_what_nothing_stays() -> None:
+    record = evaluation_record(Evaluation(90.0, 100.0, 1.0), Evaluation(80.0, 1.0, 70.0), None)
+    found = measure_again(record, "after", Evaluation(89.0), {"test": "A", "trigger": None})
+    assert set(found["before"].values()) == {None}
+    assert found["after"] == {"ca": 89.0, "asr": None, "ra": None}
+    assert found["der"] is None

@@ -19,7 +19,6 @@ from cgd.attacks.storing import Format
 from cgd.data import ImageData, load
 from cgd.defenses import Defended, Defense, Repair, Scheme, Terms
 from cgd.errors import CellsFailed, InputError
-from cgd.evaluation import Evaluation, effectiveness
 from cgd.files import copy_file, read_json, write_json, write_text
 from cgd.inputs import (
     OWN,
@@ -34,7 +33,9 @@ from cgd.inputs import (
 )
 from cgd.models import Classifier, ModelCard, build, load_model, save_model
 from cgd.presets import get_preset
+from cgd.progress import say
 from cgd.report import write_report
+from cgd.report.reading import read_config
 from cgd.stopwatch import Stopwatch
 from cgd.terminal import (
     in_words,
@@ -140,6 +141,7 @@ def train(
     skipped = [asdict(entry) for entry in data.skipped]
     record = runs.evaluation_record(measured, None, None)
     record |= {"samples": len(data), "skipped": skipped, "seconds": {"training": stopwatch.kept}}
+    record["measured_with"] = opened.fingerprints
     write_json(out / "result.json", record)
     print_skipped(data)
     if planned:
@@ -219,6 +221,7 @@ def defend(
     before, after = opened.measure(victim, device), opened.measure(repaired, device)
     record = {
         **runs.evaluation_record(before, after, source.truth(data, found)),
+        "measured_with": opened.fingerprints,
         **runs.scan_record(data, found),
         "unlearning": story,
         "untouched": not story["held_out_accuracy"],
@@ -267,6 +270,7 @@ def defend_with(
     seconds = {**(found.seconds if found else {}), "defense": story["seconds"]}
     record = {
         **runs.evaluation_record(before, after, truth),
+        "measured_with": opened.fingerprints,
         "samples": len(data),
         "skipped": [asdict(entry) for entry in data.skipped],
         **(runs.scan_record(data, found) if found else {}),
@@ -398,17 +402,26 @@ def evaluate(run: Path, out: Path, trial: TrialOptions, names: Path | None, devi
     """`cgd evaluate`: measure the model of a run folder, write its `result.json` with that."""
     _check_apart(run, out)
     model = load_model(run)
-    measured = trial.open(model, names).measure(model, pick_device(device))
+    opened = trial.open(model, names)
+    measured = opened.measure(model, pick_device(device))
     path = run / "result.json"
     record = read_json(path) if path.is_file() else runs.evaluation_record(None, None, None)
     repaired = any((run / name).is_file() for name in ("unlearning.json", runs.DEFENSE))
     side = "after" if repaired else "before"
-    told = {key: value for key, value in asdict(measured).items() if value is not None}
-    record[side] = {**record[side], **told}
-    record["der"] = effectiveness(Evaluation(**record["before"]), Evaluation(**record["after"]))
-    write_json(out / path.name, record)
+    write_json(out / path.name, runs.measure_again(record, side, measured, opened.fingerprints))
     print(f"{run}{in_words(measured)}")
     print(out / path.name)
+    if (run / "report.html").is_file() and out.resolve() == run.resolve():
+        print(write_report(run, _pictured(run)))
+
+
+def _pictured(run: Path) -> ImageData | None:
+    """Load the data of a run again, to show pictures; None where they are no longer there."""
+    try:
+        return _data_of(run, str(read_config(run / "config.json").get("data")))
+    except InputError as error:
+        say(f"{run}: its report is without pictures now ({error})")
+        return None
 
 
 def _check_apart(run: Path, out: Path) -> None:
@@ -424,13 +437,21 @@ def _check_apart(run: Path, out: Path) -> None:
 def report(run: Path, out: Path, source: str | None) -> None:
     """`cgd report`: write the report of a run again."""
     _check_apart(run, out)
-    config = read_json(run / "config.json")
-    data = load(source, size=config.get("size")) if source else None
-    if data:  # The run may have renamed them.
-        data = replace(data, classes=tuple(config.get("classes", data.classes)))
-    if data and data.fingerprint != config.get("fingerprint"):
+    print(write_report(run, _data_of(run, source) if source else None, out))
+
+
+def _data_of(run: Path, source: str) -> ImageData:
+    """Load the data that a run was made from.
+
+    Raises:
+        InputError: it is other data.
+    """
+    config = read_config(run / "config.json")
+    data = load(source, size=config.get("size"))
+    data = replace(data, classes=tuple(config["classes"]))  # The run may have renamed them.
+    if data.fingerprint != config.get("fingerprint"):
         raise InputError(f"{source}: not the data of {run}; name the data it was made from")
-    print(write_report(run, data, out))
+    return data
 
 
 def bench(

@@ -313,6 +313,14 @@ class Trial:
     attack: attacks.Attack | None = None
     target: int = 0
 
+    @property
+    def fingerprints(self) -> dict[str, str | None]:
+        """The identities of test images and trigger, as they are written to `result.json`."""
+        return {
+            "test": self.test.fingerprint if self.test else None,
+            "trigger": self.attack.fingerprint(self.target) if self.attack else None,
+        }
+
     def measure(self, model: Classifier, device: torch.device) -> Evaluation:
         """Measure what can be measured."""
         if self.test is None:

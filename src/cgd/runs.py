@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ OF_GUIDE = ("guide_label", "guide_entropy", "guide_rank")
 """Columns of `scores.parquet` that are null where the guide was not asked."""
 DEFENSE = "defense.json"
 """Tells how another defence than CGD's went."""
+MEASURED = tuple(field.name for field in fields(Evaluation))
+"""Clean accuracy first, which does not depend on the trigger."""
 
 
 @contextmanager
@@ -211,4 +213,37 @@ def evaluation_record(
         "after": asdict(after),
         "der": effectiveness(before, after),
         **(truth or unknown),
+    }
+
+
+def measure_again(
+    record: dict[str, Any], side: str, measured: Evaluation, using: dict[str, str | None]
+) -> dict[str, Any]:
+    """Return what `result.json` says after a model was measured again.
+
+    What was measured of other test images is dropped, and attack success of another trigger, too:
+    before and after are of the same images, or not there.
+
+    Args:
+        record: what `result.json` says.
+        side: the model that was measured, `before` or `after`.
+        measured: what was found.
+        using: fingerprints of `test` and `trigger`.
+    """
+    there = record.get("measured_with") or {}
+    kept = MEASURED if there.get("test") == using["test"] else ()
+    if using["trigger"] not in (None, there.get("trigger")):
+        kept = kept[:1]
+    sides = {
+        name: {key: record[name].get(key) if key in kept else None for key in MEASURED}
+        for name in ("before", "after")
+    }
+    sides[side] |= {key: value for key, value in asdict(measured).items() if value is not None}
+    before, after = (Evaluation(**sides[name]) for name in ("before", "after"))
+    trigger = using["trigger"] or (there.get("trigger") if "asr" in kept else None)
+    return {
+        **record,
+        **sides,
+        "der": effectiveness(before, after),
+        "measured_with": {"test": using["test"], "trigger": trigger},
     }
