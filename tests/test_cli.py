@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -178,9 +179,34 @@ def test_a_model_is_left_as_it_is_where_data_are_not_found_poisoned_unless_force
     assert record["before"] == record["after"]
     assert record["untouched"]
     assert "The model was left as it is" in (tmp_path / "out" / "report.html").read_text()
-    assert cgd(*defend_arguments(world, tmp_path / "out", "--force")).code == 0
-    assert not result(tmp_path / "out")["untouched"]
-    assert result(tmp_path / "out")["unlearning"]["passes"] > 0
+    forced = defend_arguments(world, tmp_path / "forced", "--force", "--scan", tmp_path / "out")
+    assert cgd(*forced).code == 0
+    assert not result(tmp_path / "forced")["untouched"]
+    assert result(tmp_path / "forced")["unlearning"]["passes"] > 0
+    for out, more in (("out", ["--force"]), ("forced", ["--scan", tmp_path / "out"])):
+        answer = cgd(*defend_arguments(world, tmp_path / out, *more))
+        assert answer.code == 2
+        assert "(force" in answer.err
+
+
+@pytest.mark.parametrize("named", ["scan", "clean"])
+def test_another_scan_or_clean_data_in_the_same_place_is_another_run(
+    cgd: Run, world: dict[str, Path], tmp_path: Path, named: str
+) -> None:
+    place, out = tmp_path / "place", tmp_path / "out"
+    guide = ("--guide", f"classifier:{world['guide']}", "--out", place)
+    arguments = defend_arguments(world, out, "--scan", place)
+    if named == "clean":
+        arguments = other_defense(world, out, "--defense", "ft", "--clean", place)
+    for seed, code in ((0, 0), (0, 0), (1, 2)):
+        shutil.rmtree(place, ignore_errors=True)
+        if named == "clean":
+            paint(place, 30, seed)
+        else:
+            assert cgd("scan", world["poisoned"], *guide, "--seed", seed).code == 0
+        answer = cgd(*arguments)
+        assert answer.code == code, answer.err
+    assert {"scan": "scan_content", "clean": "clean_fingerprint"}[named] in answer.err
 
 
 def test_the_own_checkpoint_can_be_the_suspect(

@@ -17,9 +17,9 @@ from cgd.attacks.preview import shown, write_preview
 from cgd.attacks.stealth import stealth
 from cgd.attacks.storing import Format
 from cgd.data import ImageData, load
-from cgd.defenses import Defended, Defense, Repair, Scheme, Terms
+from cgd.defenses import Defended, Repair, Scheme, Terms
 from cgd.errors import CellsFailed, InputError
-from cgd.files import copy_file, read_json, write_json, write_text
+from cgd.files import content_hash, copy_file, read_json, write_json, write_text
 from cgd.inputs import (
     OWN,
     AttackOptions,
@@ -200,7 +200,7 @@ def defend(
     options, data, victim, opened = _opened(source, options, model, scan_run, trial)
     device = source.device
     settings = {**source.settings(data), **options.settings(), **model.settings()}
-    settings |= {"flip": flip, "scan": str(scan_run) if scan_run else None}
+    settings |= {"flip": flip, "force": force, **_reused(scan_run)}
     with runs.run_folder(out, "defend", settings):
         found = _found(source, out, options, data, victim, scan_run)
     runs.write_scan(out, data, found)
@@ -216,7 +216,7 @@ def defend(
         device=device,
         checkpoint=out / "unlearning.partial",
     )
-    repaired, story = _repaired(out, len(data), force, unlearn)
+    repaired, story = _repaired(out, len(data), unlearn)
 
     before, after = opened.measure(victim, device), opened.measure(repaired, device)
     record = {
@@ -233,7 +233,7 @@ def defend(
     print_verdict(data, found)
     print_parts(data, found)
     if record["untouched"]:
-        print("the model is left as it is (--force repairs it all the same)")
+        print("the model is left as it is (--force --out OTHER repairs it all the same)")
     print_before_after(before, after)
     print(write_report(out, data))
 
@@ -254,16 +254,22 @@ def defend_with(
         raise InputError("--scan is for --clean cgd, or for CGD's own defence")
     options, data, victim, opened = _opened(source, options, model, scan_run, trial)
     device = source.device
-    settings = {**source.settings(data), **chosen.settings(defense), **model.settings()}
+    named = chosen.named_clean(source, data.size)
+    settings = {**source.settings(data), **chosen.settings(defense, named), **model.settings()}
     settings["flip"] = flip
     if chosen.scans:
-        settings |= {**options.settings(), "scan": str(scan_run) if scan_run else None}
+        settings |= {**options.settings(), **_reused(scan_run)}
     terms = Terms(source.seed, device, flip, chosen.epochs, victim.card.arch)
     found = None
     with runs.run_folder(out, "defend", settings):
         if chosen.scans:
             found = _found(source, out, options, data, victim, scan_run)
-        run = _planned(defense, victim, source, chosen, data, found, terms)
+        if isinstance(defense, Scheme):
+            run = partial(defense.cleanse, victim, data, terms)
+        else:
+            assert isinstance(defense, Repair)
+            clean = chosen.clean_images(source, data, found, named)
+            run = partial(defense.repair, victim, clean, terms)
         made, story = _defended(out, len(data), run)
     before, after = opened.measure(victim, device), opened.measure(made, device)
     truth = source.truth(data, found) if found else None
@@ -305,21 +311,11 @@ def _opened(
     return options, data, victim, trial.open(victim, source.names, source.data)
 
 
-def _planned(
-    defense: Defense,
-    victim: Classifier,
-    source: Source,
-    chosen: DefenseOptions,
-    data: ImageData,
-    found: pipeline.Scan | None,
-    terms: Terms,
-) -> Callable[[], Defended]:
-    """Return what runs a defence, its clean images found already."""
-    if isinstance(defense, Scheme):
-        return partial(defense.cleanse, victim, data, terms)
-    assert isinstance(defense, Repair)
-    clean = chosen.clean_images(source, data, found)
-    return partial(defense.repair, victim, clean, terms)
+def _reused(scan_run: Path | None) -> dict[str, str | None]:
+    """Say in `config.json` which scan is reused: where it is, and what it holds."""
+    if scan_run is None:
+        return {"scan": None, "scan_content": None}
+    return {"scan": str(scan_run), "scan_content": content_hash(scan_run / runs.SCORES)}
 
 
 def _defended(
@@ -375,14 +371,12 @@ def _scanned(
 
 
 def _repaired(
-    out: Path, samples: int, force: bool, unlearn: Callable[..., Unlearned]
+    out: Path, samples: int, unlearn: Callable[..., Unlearned]
 ) -> tuple[Classifier, dict[str, Any]]:
     """Unlearn, unless that was done before; tell how it went."""
     path = out / "unlearning.json"
     if path.is_file() and (out / "model.safetensors").is_file():
-        story = read_json(path)
-        if story["held_out_accuracy"] or not force:
-            return load_model(out), story
+        return load_model(out), read_json(path)
     stopwatch = Stopwatch(out / "unlearning.seconds.partial")
     repair = unlearn(stopwatch=stopwatch)
     save_model(out, repair.model)

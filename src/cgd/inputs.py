@@ -278,21 +278,34 @@ class DefenseOptions:
         part = read_clean(self.clean or "")
         return part is not None and part.part == CGD
 
-    def settings(self, made: defenses.Defense) -> dict[str, Any]:
+    def settings(self, made: defenses.Defense, named: ImageData | None) -> dict[str, Any]:
         """Return the options as they are written to `config.json`."""
         parameters = made.parameters()
-        more = {"clean": self.clean, "epochs": self.epochs}
-        return {"defense": self.name, "parameters": parameters, **more}
+        more = {"clean": self.clean, "clean_fingerprint": named.fingerprint if named else None}
+        return {"defense": self.name, "parameters": parameters, **more, "epochs": self.epochs}
 
-    def clean_images(self, source: Source, data: ImageData, found: Scan | None) -> ImageData:
-        """Return what a repair takes as clean.
+    def named_clean(self, source: Source, size: int) -> ImageData | None:
+        """Load the clean data that the user names; None where it is a part of DATA, or none.
 
         Raises:
-            InputError: there is no such data, or nobody knows what is really clean.
+            InputError: there is no such data.
+        """
+        if self.clean is None or read_clean(self.clean):
+            return None
+        return load_named(self.clean, size, source.names)
+
+    def clean_images(
+        self, source: Source, data: ImageData, found: Scan | None, named: ImageData | None
+    ) -> ImageData:
+        """Return what a repair takes as clean: what is named, or a part of the data.
+
+        Raises:
+            InputError: nobody knows what is really clean.
         """
         part = read_clean(self.clean or "")
         if part is None:
-            return load_named(self.clean or "", data.size, source.names)
+            assert named is not None
+            return named
         if found is not None:
             rows = found.split.clean
         elif _is_attack_run(Path(source.data)):

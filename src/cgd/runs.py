@@ -24,6 +24,7 @@ from cgd.split import PARTS, Split
 from cgd.verdict import Verdict
 
 ROWS_PER_GROUP = 65536
+SCORES = "scores.parquet"
 GUIDE_LOGITS = "guide.safetensors"
 OF_GUIDE = ("guide_label", "guide_entropy", "guide_rank")
 """Columns of `scores.parquet` that are null where the guide was not asked."""
@@ -114,7 +115,7 @@ def write_scan(out: Path, data: ImageData, scan: Scan) -> None:
         scan.split.part_numbers(),
     ]
     with (
-        atomic(out / "scores.parquet") as temporary,
+        atomic(out / SCORES) as temporary,
         pq.ParquetWriter(temporary, schema) as writer,
     ):
         for start in range(0, len(data), ROWS_PER_GROUP):
@@ -137,9 +138,9 @@ def read_scan(folder: Path, data: ImageData) -> Scan:
     config = read_json(folder / "config.json")
     if config.get("fingerprint") != data.fingerprint:
         raise InputError(f"{folder}: its scan is of other data than {data.source}; scan this data")
-    if not (folder / "scores.parquet").is_file():
+    if not (folder / SCORES).is_file():
         raise InputError(f"{folder}: no scores.parquet; run `cgd scan` to its end first")
-    table = pq.read_table(folder / "scores.parquet")
+    table = pq.read_table(folder / SCORES)
     columns = ("guide_entropy", "guide_rank", "suspect_entropy", "suspect_rank")
     axes = {name: table[name].to_numpy().astype(np.float64) for name in columns}
     guide_label = pc.fill_null(table["guide_label"], -1)
