@@ -376,6 +376,27 @@ def test_a_reused_scan_brings_its_settings_along(
         assert (config["guide"], config["preset"], config["scale"]) == (guide, "released", 1)
 
 
+def test_run_folders_that_cannot_be_used_are_refused_in_one_line(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    run.mkdir()
+    config, result_path = run / "config.json", run / "result.json"
+    for content in ("[]", "{}", '{"command": "train"}', '{"command": "scan", "templates": 3}'):
+        config.write_text(content)
+        assert "not a run of" in refuse(cgd(*defend_arguments(world, out, "--scan", run)), out)
+    old = {"command": "scan", "version": "0.1", "templates": [], "guide": "demo"}
+    config.write_text(json.dumps(old))
+    answer = cgd(*defend_arguments(world, out, "--scan", run))
+    assert "another version of cgd (0.1)" in refuse(answer, out)
+    config.write_text("[]")
+    refuse(cgd("report", run, "--data", world["photos"], "--out", out), out)
+    shutil.copy(world["victim"] / "model.safetensors", run)
+    shutil.copy(world["victim"] / "model.json", run)
+    result_path.write_text("[]")
+    assert "result.json" in refuse(cgd("evaluate", run, "--test", world["test"]), out)
+
+
 def test_another_guide_in_the_same_file_is_another_run(
     cgd: Run, world: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import save
 
 from cgd import runs
 from cgd.data.dataset import ImageData, Skipped, from_arrays
@@ -308,6 +309,35 @@ def test_an_unfinished_scan_is_refused(
     out = stored_run(tmp_path / "run", data, scan)
     (out / missing).unlink()
     with pytest.raises(InputError, match=missing.replace(".", r"\.")):
+        read_scan(out, data)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", b"[]"),
+        ("scores.parquet", b"PAR1"),
+        ("result.json", b"{}"),
+        ("result.json", b"[]"),
+        ("result.json", b'{"verdict": "poisoned"}'),
+        ("guide.safetensors", save({"other": torch.zeros(1)})),
+    ],
+)
+def test_a_damaged_scan_is_refused(
+    tmp_path: Path, data: ImageData, scan: Scan, file: str, content: bytes
+) -> None:
+    out = stored_run(tmp_path / "run", data, scan)
+    (out / file).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{file}: not what a scan writes .*; scan again"):
+        read_scan(out, data)
+
+
+def test_the_scores_of_fewer_samples_are_refused(
+    tmp_path: Path, data: ImageData, scan: Scan
+) -> None:
+    out = stored_run(tmp_path / "run", data, scan)
+    pq.write_table(pq.read_table(out / "scores.parquet")[:20], out / "scores.parquet")
+    with pytest.raises(InputError, match="20 rows for 30 images"):
         read_scan(out, data)
 
 

@@ -400,6 +400,8 @@ def evaluate(run: Path, out: Path, trial: TrialOptions, names: Path | None, devi
     measured = opened.measure(model, pick_device(device))
     path = run / "result.json"
     record = read_json(path) if path.is_file() else runs.evaluation_record(None, None, None)
+    if not (isinstance(record, dict) and {"before", "after"} <= set(record)):
+        raise InputError(f"{path}: not what cgd train or cgd defend writes; name their run folder")
     repaired = any((run / name).is_file() for name in ("unlearning.json", runs.DEFENSE))
     side = "after" if repaired else "before"
     write_json(out / path.name, runs.measure_again(record, side, measured, opened.fingerprints))

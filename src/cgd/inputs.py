@@ -200,10 +200,16 @@ class ScanOptions:
             InputError: the folder holds no scan.
         """
         config = read_json(scan_run / "config.json")
-        try:
-            there = {field.name: config[field.name] for field in fields(self)}
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{scan_run}: not a run of cgd scan or cgd defend") from error
+        names = [field.name for field in fields(self)]
+        known = isinstance(config, Mapping) and config.get("command") in ("scan", "defend")
+        if not known or not isinstance(config.get("templates"), list):
+            raise InputError(f"{scan_run}: not a run of cgd scan or cgd defend")
+        if missing := [name for name in names if name not in config]:
+            raise InputError(
+                f"{scan_run}: made by another version of cgd ({config.get('version')}), which knew "
+                f"nothing of {', '.join(missing)}; scan again"
+            )
+        there = {name: config[name] for name in names}
         return replace(self, **{**there, "templates": tuple(there["templates"])})
 
     def settings(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from cgd.data.dataset import ImageData
 from cgd.entropy import EntropyMap
@@ -21,6 +22,7 @@ from cgd.files import atomic, read_json, read_tensors, write_json
 from cgd.guides import agreement
 from cgd.pipeline import GUIDE_SCALE, Scan
 from cgd.split import PARTS, Split
+from cgd.text import first_line
 from cgd.verdict import Verdict
 
 ROWS_PER_GROUP = 65536
@@ -133,31 +135,23 @@ def read_scan(folder: Path, data: ImageData) -> Scan:
     """Read back the scan that a run folder holds.
 
     Raises:
-        InputError: there is none, or it is of other data.
+        InputError: there is none, or it is of other data, or damaged.
     """
     config = read_json(folder / "config.json")
-    if config.get("fingerprint") != data.fingerprint:
+    with _whole(folder / "config.json"):
+        fingerprint, scale = config.get("fingerprint"), config.get("scale", GUIDE_SCALE)
+    if fingerprint != data.fingerprint:
         raise InputError(f"{folder}: its scan is of other data than {data.source}; scan this data")
     if not (folder / SCORES).is_file():
         raise InputError(f"{folder}: no scores.parquet; run `cgd scan` to its end first")
-    table = pq.read_table(folder / SCORES)
-    columns = ("guide_entropy", "guide_rank", "suspect_entropy", "suspect_rank")
-    axes = {name: table[name].to_numpy().astype(np.float64) for name in columns}
-    guide_label = pc.fill_null(table["guide_label"], -1)
-    probability, score = (
-        table[name].to_numpy().astype(np.float64) for name in ("poison_probability", "poison_score")
-    )
-    rows = [
-        np.flatnonzero(pc.equal(table["part"], name).to_numpy())
-        for name in ("clean", "triggered", "unused")
-    ]
-    result = read_json(folder / "result.json")
-    repaired = result.get("unlearning") or result.get("defense") or {}
-    stored = read_tensors(folder / GUIDE_LOGITS)["logits"]
-    told = result["verdict"]
-    return Scan(
-        map=EntropyMap(table["label"].to_numpy(), guide_label.to_numpy(), **axes),
-        verdict=Verdict(
+    with _whole(folder / SCORES):
+        ranks, split, probability, score = _read_scores(folder / SCORES, len(data))
+    result, stored = read_json(folder / "result.json"), read_tensors(folder / GUIDE_LOGITS)
+    with _whole(folder / GUIDE_LOGITS):
+        guide_logits = stored["logits"] * (scale / GUIDE_SCALE)
+    with _whole(folder / "result.json"):
+        told = result["verdict"]
+        verdict = Verdict(
             told["verdict"],
             tuple(told["targets"]),
             tuple(told["evidence"]),
@@ -165,13 +159,49 @@ def read_scan(folder: Path, data: ImageData) -> Scan:
             score,
             told.get("early", 0.0),
             told.get("contradicted", 0.0),
-        ),
-        split=Split(*rows),
-        guide_logits=stored * (config["scale"] / GUIDE_SCALE),
-        seconds={stage: result["seconds"][stage] for stage in ("guide", "suspect")},
-        passes=result["epochs_equivalent"] - repaired.get("passes", 0.0),
-        fingerprint=data.fingerprint,
+        )
+        repaired = result.get("unlearning") or result.get("defense") or {}
+        passes = result["epochs_equivalent"] - repaired.get("passes", 0.0)
+        seconds = {stage: result["seconds"][stage] for stage in ("guide", "suspect")}
+    return Scan(ranks, verdict, split, guide_logits, seconds, passes, data.fingerprint)
+
+
+def _read_scores(
+    path: Path, samples: int
+) -> tuple[EntropyMap, Split, NDArray[np.float64], NDArray[np.float64]]:
+    """Read back the map, the split, and each sample's probability and score of being poison."""
+    table = pq.read_table(path)
+    if len(table) != samples:
+        raise ValueError(f"{len(table)} rows for {samples} images")
+    columns = ("guide_entropy", "guide_rank", "suspect_entropy", "suspect_rank")
+    axes = {name: table[name].to_numpy().astype(np.float64) for name in columns}
+    guide_label = pc.fill_null(table["guide_label"], -1)
+    ranks = EntropyMap(table["label"].to_numpy(), guide_label.to_numpy(), **axes)
+    probability, score = (
+        table[name].to_numpy().astype(np.float64) for name in ("poison_probability", "poison_score")
     )
+    rows = [
+        np.flatnonzero(pc.equal(table["part"], name).to_numpy())
+        for name in ("clean", "triggered", "unused")
+    ]
+    return ranks, Split(*rows), probability, score
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Refuse a damaged or foreign file in one line."""
+    try:
+        yield
+    except (
+        pa.ArrowException,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OSError,
+    ) as error:
+        reason = first_line(error)
+        raise InputError(f"{path}: not what a scan writes ({reason}); scan again") from error
 
 
 def scan_record(data: ImageData, scan: Scan) -> dict[str, Any]:

@@ -135,7 +135,10 @@ class Attack(ABC):
             InputError: it is not there yet.
         """
         if name not in self.state:
-            raise InputError(f"{self.name}: its {name} is not made yet; poison data first")
+            raise InputError(
+                f"{self.name}: its {name} is not made yet, or not in trigger.safetensors; poison "
+                "data first"
+            )
         return self.state[name]
 
 
