@@ -87,8 +87,8 @@ def result(run: Path) -> Any:
 
 
 def defend_arguments(world: dict[str, Path], out: Path, *more: object) -> tuple[object, ...]:
-    guide = f"classifier:{world['guide']}"
-    start = ("defend", world["poisoned"], "--model", world["victim"], "--guide", guide)
+    guide = () if "--scan" in more else ("--guide", f"classifier:{world['guide']}")
+    start = ("defend", world["poisoned"], "--model", world["victim"], *guide)
     return (*start, "--test", world["test"], "--out", out, *more)
 
 
@@ -785,6 +785,32 @@ def test_bad_options_are_refused(
 ) -> None:
     named = [str(world["photos"]) if word == "PHOTOS" else word for word in arguments]
     refuse(cgd(*named, "--out", tmp_path / "out"), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("defend", "--scan", "x", "--guide", "demo"), "--guide has no effect with --scan"),
+        (("defend", "--scan", "x", "--preset", "default"), "--preset has no effect with --scan"),
+        (("defend", "--scan", "x", "--suspect", "short"), "--suspect has no effect with --scan"),
+        (("defend", "--scan", "x", "--scale", "3"), "--scale has no effect with --scan"),
+        (("defend", "--size", "32"), "--size 32: the model takes 16 pixels"),
+        (("defend", "--epochs", "3"), "--epochs has no effect without"),
+        (("defend", "--defense", "abl", "--guide", "demo"), "--guide has no effect without"),
+        (("train", "--rate", "0.05"), "--rate has no effect without --attack"),
+        (("train", "--target", "1"), "--target has no effect without --attack"),
+        (("train", "--set", "patch=3"), "--set has no effect without --attack"),
+        (("scan", "--mean", "0.5"), "--mean has no effect without --model"),
+    ],
+)
+def test_options_without_effect_are_refused(
+    cgd: Run, world: dict[str, Path], tmp_path: Path, arguments: tuple[str, ...], named: str
+) -> None:
+    command, *more = arguments
+    model = ("--model", world["victim"]) if command == "defend" else ()
+    out = tmp_path / "out"
+    answer = cgd(command, world["poisoned"], *model, *more, "--out", out)
+    assert named in refuse(answer, out)
 
 
 def test_an_output_folder_with_another_run_is_left_alone(

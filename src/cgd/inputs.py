@@ -49,7 +49,13 @@ class Source:
         return pick_device(self.device_name)
 
     def load(self, size: int | None = None) -> ImageData:
-        """Load the data, at `size` where a model asks for one."""
+        """Load the data, at `size` where a model asks for one.
+
+        Raises:
+            InputError: the data cannot be used, or the user wants another size than the model.
+        """
+        if size and self.size and size != self.size:
+            raise InputError(f"--size {self.size}: the model takes {size} pixels; leave it out")
         return load_named(self.data, size or self.size, self.names)
 
     def settings(self, data: ImageData) -> dict[str, Any]:
