@@ -48,7 +48,11 @@ GuideName = Annotated[
     ),
 ]
 PresetName = Annotated[
-    str, typer.Option(help="`default`, or `released`: the settings CGD's authors published.")
+    str,
+    typer.Option(
+        help="`default`, or `released`: the settings CGD's authors published, but for the "
+        "architecture of the suspect: small_resnet, unless --arch of `cgd scan` names another."
+    ),
 ]
 Scale = Annotated[
     float | None,
@@ -339,7 +343,13 @@ def defend(
     context: typer.Context,
     data: Data,
     model: Model,
-    out: Out = Path("repaired"),
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Run folder; the same command continues a killed run, though another --defense "
+            "begins its training anew."
+        ),
+    ] = Path("repaired"),
     guide: GuideName = "open_clip:ViT-B-32/laion2b_s34b_b79k",
     preset: PresetName = "default",
     suspect: SuspectName = None,
