@@ -58,10 +58,12 @@ def world(tmp_path: Path, poisoned: int, seed: int = 0) -> tuple[ImageData, Look
     guide[rows, 1] -= 6
     guide[rows, away] += 4
     suspect[rows, 1] += 6
-    seconds = torch.tensor(1.0, dtype=torch.float64)
-    write_tensors(
-        tmp_path / "suspect.safetensors", {"logits": suspect[None].clone(), "seconds": seconds}
-    )
+    known = {
+        "logits": suspect[None].clone(),
+        "seconds": torch.tensor(1.0, dtype=torch.float64),
+        "fingerprint": torch.tensor(list(data.fingerprint.encode()), dtype=torch.uint8),
+    }
+    write_tensors(tmp_path / "suspect.safetensors", known)
     return data, Lookup(guide), tmp_path
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import torch
 from PIL import Image
 
 from cgd import cli
+from cgd.files import content_hash
+from cgd.inputs import ScanOptions
 from cgd.models import load_model
 
 CLASSES = ("blue", "green", "red")
@@ -84,8 +87,8 @@ def result(run: Path) -> Any:
 
 
 def defend_arguments(world: dict[str, Path], out: Path, *more: object) -> tuple[object, ...]:
-    guide = f"classifier:{world['guide']}"
-    start = ("defend", world["poisoned"], "--model", world["victim"], "--guide", guide)
+    guide = () if "--scan" in more else ("--guide", f"classifier:{world['guide']}")
+    start = ("defend", world["poisoned"], "--model", world["victim"], *guide)
     return (*start, "--test", world["test"], "--out", out, *more)
 
 
@@ -178,9 +181,34 @@ def test_a_model_is_left_as_it_is_where_data_are_not_found_poisoned_unless_force
     assert record["before"] == record["after"]
     assert record["untouched"]
     assert "The model was left as it is" in (tmp_path / "out" / "report.html").read_text()
-    assert cgd(*defend_arguments(world, tmp_path / "out", "--force")).code == 0
-    assert not result(tmp_path / "out")["untouched"]
-    assert result(tmp_path / "out")["unlearning"]["passes"] > 0
+    forced = defend_arguments(world, tmp_path / "forced", "--force", "--scan", tmp_path / "out")
+    assert cgd(*forced).code == 0
+    assert not result(tmp_path / "forced")["untouched"]
+    assert result(tmp_path / "forced")["unlearning"]["passes"] > 0
+    for out, more in (("out", ["--force"]), ("forced", ["--scan", tmp_path / "out"])):
+        answer = cgd(*defend_arguments(world, tmp_path / out, *more))
+        assert answer.code == 2
+        assert "(force" in answer.err
+
+
+@pytest.mark.parametrize("named", ["scan", "clean"])
+def test_another_scan_or_clean_data_in_the_same_place_is_another_run(
+    cgd: Run, world: dict[str, Path], tmp_path: Path, named: str
+) -> None:
+    place, out = tmp_path / "place", tmp_path / "out"
+    guide = ("--guide", f"classifier:{world['guide']}", "--out", place)
+    arguments = defend_arguments(world, out, "--scan", place)
+    if named == "clean":
+        arguments = other_defense(world, out, "--defense", "ft", "--clean", place)
+    for seed, code in ((0, 0), (0, 0), (1, 2)):
+        shutil.rmtree(place, ignore_errors=True)
+        if named == "clean":
+            paint(place, 30, seed)
+        else:
+            assert cgd("scan", world["poisoned"], *guide, "--seed", seed).code == 0
+        answer = cgd(*arguments)
+        assert answer.code == code, answer.err
+    assert {"scan": "scan_content", "clean": "clean_fingerprint"}[named] in answer.err
 
 
 def test_the_own_checkpoint_can_be_the_suspect(
@@ -350,6 +378,27 @@ def test_a_reused_scan_brings_its_settings_along(
         assert (config["guide"], config["preset"], config["scale"]) == (guide, "released", 1)
 
 
+def test_run_folders_that_cannot_be_used_are_refused_in_one_line(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "out"
+    run.mkdir()
+    config, result_path = run / "config.json", run / "result.json"
+    for content in ("[]", "{}", '{"command": "train"}', '{"command": "scan", "templates": 3}'):
+        config.write_text(content)
+        assert "not a run of" in refuse(cgd(*defend_arguments(world, out, "--scan", run)), out)
+    old = {"command": "scan", "version": "0.1", "templates": [], "guide": "demo"}
+    config.write_text(json.dumps(old))
+    answer = cgd(*defend_arguments(world, out, "--scan", run))
+    assert "another version of cgd (0.1)" in refuse(answer, out)
+    config.write_text("[]")
+    refuse(cgd("report", run, "--data", world["photos"], "--out", out), out)
+    shutil.copy(world["victim"] / "model.safetensors", run)
+    shutil.copy(world["victim"] / "model.json", run)
+    result_path.write_text("[]")
+    assert "result.json" in refuse(cgd("evaluate", run, "--test", world["test"]), out)
+
+
 def test_another_guide_in_the_same_file_is_another_run(
     cgd: Run, world: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -360,6 +409,16 @@ def test_another_guide_in_the_same_file_is_another_run(
         answer = cgd(*arguments)
         assert answer.code == code, answer.err
     assert "guide_content" in answer.err
+
+
+def test_the_weights_of_a_guide_are_part_of_its_content(tmp_path: Path) -> None:
+    weights = tmp_path / "w.pt"
+    weights.write_bytes(b"some weights")
+    options = ScanOptions(f"open_clip:ViT-B-32/{weights}", "default", None, "", None, None, ())
+    first = options.settings()["guide_content"]
+    assert first == [content_hash(weights)]
+    weights.write_bytes(b"other weights")
+    assert options.settings()["guide_content"] != first
 
 
 def test_a_report_of_renamed_classes_can_be_written_again(
@@ -385,6 +444,26 @@ def test_evaluate_measures_a_trained_model(cgd: Run, world: dict[str, Path]) -> 
     assert measured is not None
     assert cgd("evaluate", world["victim"], "--test", world["test"]).code == 0
     assert result(world["victim"])["before"]["asr"] == measured
+
+
+def test_evaluate_mixes_no_two_test_sets(cgd: Run, world: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "repaired"
+    assert cgd(*defend_arguments(world, out)).code == 0
+    before, page = result(out), (out / "report.html").read_text()
+    again = ("evaluate", out, "--test", world["test"], "--attack", world["poisoned"])
+    assert cgd(*again).code == 0
+    assert result(out) == before
+    assert (out / "report.html").read_text() == page
+    answer = cgd("evaluate", out, "--test", paint(tmp_path / "other", 10, 4))
+    assert answer.code == 0, answer.err
+    record = result(out)
+    assert set(record["before"].values()) == {record["der"]} == {None}
+    assert record["after"]["ca"] is not None
+    assert record["after"]["asr"] is None
+    told = (out / "report.html").read_text()
+    assert "Attack success rate" not in told
+    assert told.count("<img") == page.count("<img") > 0
+    assert record["seconds"] == before["seconds"]
 
 
 def test_evaluate_writes_where_it_is_told(cgd: Run, world: dict[str, Path], tmp_path: Path) -> None:
@@ -708,6 +787,32 @@ def test_bad_options_are_refused(
 ) -> None:
     named = [str(world["photos"]) if word == "PHOTOS" else word for word in arguments]
     refuse(cgd(*named, "--out", tmp_path / "out"), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("defend", "--scan", "x", "--guide", "demo"), "--guide has no effect with --scan"),
+        (("defend", "--scan", "x", "--preset", "default"), "--preset has no effect with --scan"),
+        (("defend", "--scan", "x", "--suspect", "short"), "--suspect has no effect with --scan"),
+        (("defend", "--scan", "x", "--scale", "3"), "--scale has no effect with --scan"),
+        (("defend", "--size", "32"), "--size 32: the model takes 16 pixels"),
+        (("defend", "--epochs", "3"), "--epochs has no effect without"),
+        (("defend", "--defense", "abl", "--guide", "demo"), "--guide has no effect without"),
+        (("train", "--rate", "0.05"), "--rate has no effect without --attack"),
+        (("train", "--target", "1"), "--target has no effect without --attack"),
+        (("train", "--set", "patch=3"), "--set has no effect without --attack"),
+        (("scan", "--mean", "0.5"), "--mean has no effect without --model"),
+    ],
+)
+def test_options_without_effect_are_refused(
+    cgd: Run, world: dict[str, Path], tmp_path: Path, arguments: tuple[str, ...], named: str
+) -> None:
+    command, *more = arguments
+    model = ("--model", world["victim"]) if command == "defend" else ()
+    out = tmp_path / "out"
+    answer = cgd(command, world["poisoned"], *model, *more, "--out", out)
+    assert named in refuse(answer, out)
 
 
 def test_an_output_folder_with_another_run_is_left_alone(

@@ -16,6 +16,7 @@ from cgd import pipeline
 from cgd.data import ImageData
 from cgd.entropy import entropy_map, match_frequencies
 from cgd.errors import InputError
+from cgd.files import read_tensors, write_tensors
 from cgd.models import Classifier, ModelCard, build
 from cgd.pipeline import Scan, defend, repair, scan
 from cgd.presets import PRESETS, get_preset
@@ -183,6 +184,23 @@ def test_finished_stages_are_not_computed_again(
     np.testing.assert_allclose(again.map.guide_entropy, fresh, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(again.map.suspect_entropy, first.map.suspect_entropy)
     assert again.seconds == pytest.approx(first.seconds)
+
+
+@pytest.mark.parametrize("stage", ["guide", "suspect"])
+def test_what_is_kept_of_other_data_is_refused(
+    toy_data: DataMaker, tmp_path: Path, stage: str
+) -> None:
+    quick_scan(toy_data(60), table(60), folder=tmp_path)
+    for path in tmp_path.iterdir():
+        if path.name != f"{stage}.safetensors":
+            path.unlink()
+    with pytest.raises(InputError, match=f"{stage}.safetensors: of other data than memory"):
+        quick_scan(toy_data(60, seed=1), table(60), folder=tmp_path)
+    stored = read_tensors(tmp_path / f"{stage}.safetensors")
+    del stored["fingerprint"]
+    write_tensors(tmp_path / f"{stage}.safetensors", stored)
+    with pytest.raises(InputError, match="of an older version"):
+        quick_scan(toy_data(60), table(60), folder=tmp_path)
 
 
 def test_a_scan_without_a_folder_keeps_nothing(

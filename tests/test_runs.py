@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import save
 
 from cgd import runs
 from cgd.data.dataset import ImageData, Skipped, from_arrays
@@ -18,7 +19,14 @@ from cgd.errors import InputError
 from cgd.evaluation import Evaluation
 from cgd.files import write_json, write_tensors
 from cgd.pipeline import Scan
-from cgd.runs import evaluation_record, read_scan, run_folder, scan_record, write_scan
+from cgd.runs import (
+    evaluation_record,
+    measure_again,
+    read_scan,
+    run_folder,
+    scan_record,
+    write_scan,
+)
 from cgd.split import released_split
 from cgd.verdict import Verdict
 
@@ -304,6 +312,35 @@ def test_an_unfinished_scan_is_refused(
         read_scan(out, data)
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", b"[]"),
+        ("scores.parquet", b"PAR1"),
+        ("result.json", b"{}"),
+        ("result.json", b"[]"),
+        ("result.json", b'{"verdict": "poisoned"}'),
+        ("guide.safetensors", save({"other": torch.zeros(1)})),
+    ],
+)
+def test_a_damaged_scan_is_refused(
+    tmp_path: Path, data: ImageData, scan: Scan, file: str, content: bytes
+) -> None:
+    out = stored_run(tmp_path / "run", data, scan)
+    (out / file).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{file}: not what a scan writes .*; scan again"):
+        read_scan(out, data)
+
+
+def test_the_scores_of_fewer_samples_are_refused(
+    tmp_path: Path, data: ImageData, scan: Scan
+) -> None:
+    out = stored_run(tmp_path / "run", data, scan)
+    pq.write_table(pq.read_table(out / "scores.parquet")[:20], out / "scores.parquet")
+    with pytest.raises(InputError, match="20 rows for 30 images"):
+        read_scan(out, data)
+
+
 # Records.
 
 
@@ -340,3 +377,37 @@ def test_a_measured_repair_has_its_der_and_the_truth() -> None:
     assert record["der"] == pytest.approx(0.995)
     assert record["before"] == {"ca": 90.0, "asr": 100.0, "ra": 1.0}
     assert (record["guide_accuracy"], record["separation"]) == (68.0, {"auroc": 0.9})
+
+
+@pytest.mark.parametrize(
+    ("test", "trigger", "before", "der"),
+    [
+        ("A", "T", (90.0, 100.0, 1.0), 0.995),
+        ("A", None, (90.0, 100.0, 1.0), 0.99),
+        ("A", "other", (90.0, None, None), None),
+        ("B", "T", (None, None, None), None),
+        ("B", None, (None, None, None), None),
+    ],
+)
+def test_only_what_is_of_the_same_test_images_and_trigger_stays(
+    test: str, trigger: str | None, before: tuple[float | None, ...], der: float | None
+) -> None:
+    record = evaluation_record(Evaluation(90.0, 100.0, 1.0), Evaluation(80.0, 1.0, 70.0), None)
+    record |= {"samples": 3, "measured_with": {"test": "A", "trigger": "T"}}
+    measured = Evaluation(89.0, 0.0, 75.0) if trigger else Evaluation(89.0)
+    found = measure_again(record, "after", measured, {"test": test, "trigger": trigger})
+    assert tuple(found["before"].values()) == before
+    kept = {"asr": 1.0, "ra": 70.0} if test == "A" else {"asr": None, "ra": None}
+    assert found["after"] == ({"ca": 89.0} | kept if not trigger else vars(measured))
+    assert found["der"] == (der and pytest.approx(der))
+    stays = trigger or ("T" if test == "A" else None)
+    assert found["measured_with"] == {"test": test, "trigger": stays}
+    assert found["samples"] == 3
+
+
+def test_of_what_was_measured_nobody_knows_with_what_nothing_stays() -> None:
+    record = evaluation_record(Evaluation(90.0, 100.0, 1.0), Evaluation(80.0, 1.0, 70.0), None)
+    found = measure_again(record, "after", Evaluation(89.0), {"test": "A", "trigger": None})
+    assert set(found["before"].values()) == {None}
+    assert found["after"] == {"ca": 89.0, "asr": None, "ra": None}
+    assert found["der"] is None

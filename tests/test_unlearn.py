@@ -195,6 +195,17 @@ def test_the_model_that_is_handed_in_stays_as_it_is(scene: Scene) -> None:
     assert not weights_equal(repaired, before)
 
 
+def test_a_model_that_is_fed_wrong_is_pointed_out(
+    scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene.repair(BRIEF)
+    assert "--mean" not in capsys.readouterr().err
+    card = replace(scene.victim.card, mean=(0.0, 1.0, 1.0))
+    replace(scene, victim=Classifier(scene.victim.net, card)).repair(BRIEF)
+    (line,) = (text for text in capsys.readouterr().err.splitlines() if "--mean" in text)
+    assert line.startswith("warning: the model knows only")
+
+
 def test_few_samples_decide_when_to_stop() -> None:
     assert [held_out_count(n) for n in (1, 40, 19_000, 50_000)] == [1, 4, 1900, 2000]
 

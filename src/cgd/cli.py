@@ -48,7 +48,11 @@ GuideName = Annotated[
     ),
 ]
 PresetName = Annotated[
-    str, typer.Option(help="`default`, or `released`: the settings CGD's authors published.")
+    str,
+    typer.Option(
+        help="`default`, or `released`: the settings CGD's authors published, but for the "
+        "architecture of the suspect: small_resnet, unless --arch of `cgd scan` names another."
+    ),
 ]
 Scale = Annotated[
     float | None,
@@ -126,6 +130,15 @@ def _list_defenses(name: str) -> str:
     return name
 
 
+def _refuse_given(context: typer.Context, names: tuple[str, ...], reason: str) -> None:
+    """Refuse options on the command line that would be ignored."""
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name or "")
+        if option.name in names and source and source.name == "COMMANDLINE":
+            raise InputError(f"{option.opts[0]} has no effect {reason}; leave it out")
+
+
+SCANNING = ("guide", "preset", "suspect", "scale", "ask_first", "template")
 OWN = "cgd"
 DefenseName = Annotated[
     str,
@@ -225,6 +238,7 @@ def attack(
 
 @app.command()
 def train(
+    context: typer.Context,
     data: Data,
     out: Out = Path("victim"),
     arch: Arch = "small_resnet",
@@ -269,12 +283,15 @@ def train(
     planned = None
     if attack in ATTACKS and not Path(attack).exists():
         planned = AttackOptions(attack, rate, target, tuple(parameter or ()))
+    else:
+        _refuse_given(context, ("rate", "target", "parameter"), "without --attack NAME")
     trial = TrialOptions(test, Path(attack) if attack and not planned else None)
     commands.train(source, out, arch, recipe, trial, planned)
 
 
 @app.command()
 def scan(
+    context: typer.Context,
     data: Data,
     out: Out = Path("scan"),
     guide: GuideName = "open_clip:ViT-B-32/laion2b_s34b_b79k",
@@ -315,15 +332,24 @@ def scan(
 
     source = Source(data, size, names, seed, device)
     options = ScanOptions(guide, preset, suspect, arch, scale, ask_first, tuple(template or ()))
+    if model is None:
+        _refuse_given(context, ("mean", "std"), "without --model")
     own = ModelOptions(model, arch, mean, std) if model else None
     commands.scan(source, out, options, own)
 
 
 @app.command()
 def defend(
+    context: typer.Context,
     data: Data,
     model: Model,
-    out: Out = Path("repaired"),
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Run folder; the same command continues a killed run, though another --defense "
+            "begins its training anew."
+        ),
+    ] = Path("repaired"),
     guide: GuideName = "open_clip:ViT-B-32/laion2b_s34b_b79k",
     preset: PresetName = "default",
     suspect: SuspectName = None,
@@ -388,6 +414,8 @@ def defend(
     from cgd import commands
     from cgd.inputs import DefenseOptions, ModelOptions, ScanOptions, Source, TrialOptions
 
+    if scan:
+        _refuse_given(context, SCANNING, "with --scan, which brings its own")
     source = Source(data, size, names, seed, device)
     templates = tuple(template or ())
     options = ScanOptions(guide, preset, suspect, "small_resnet", scale, ask_first, templates)
@@ -396,11 +424,14 @@ def defend(
     if defense == OWN:
         if clean or parameter:
             raise InputError("--clean and --set are for another --defense than cgd")
+        _refuse_given(context, ("epochs",), "without another --defense than cgd")
         commands.defend(source, out, options, own, scan, flip, force, trial)
         return
     if force:
         raise InputError("--force is for CGD's own defence")
     chosen = DefenseOptions(defense, clean, tuple(parameter or ()), epochs)
+    if not chosen.scans:
+        _refuse_given(context, SCANNING, "without a scan, as for --clean cgd")
     commands.defend_with(source, out, chosen, options, own, scan, flip, trial)
 
 

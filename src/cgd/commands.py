@@ -17,10 +17,9 @@ from cgd.attacks.preview import shown, write_preview
 from cgd.attacks.stealth import stealth
 from cgd.attacks.storing import Format
 from cgd.data import ImageData, load
-from cgd.defenses import Defended, Defense, Repair, Scheme, Terms
+from cgd.defenses import Defended, Repair, Scheme, Terms
 from cgd.errors import CellsFailed, InputError
-from cgd.evaluation import Evaluation, effectiveness
-from cgd.files import copy_file, read_json, write_json, write_text
+from cgd.files import content_hash, copy_file, read_json, write_json, write_text
 from cgd.inputs import (
     OWN,
     AttackOptions,
@@ -34,7 +33,9 @@ from cgd.inputs import (
 )
 from cgd.models import Classifier, ModelCard, build, load_model, save_model
 from cgd.presets import get_preset
+from cgd.progress import say
 from cgd.report import write_report
+from cgd.report.reading import read_config
 from cgd.stopwatch import Stopwatch
 from cgd.terminal import (
     in_words,
@@ -140,6 +141,7 @@ def train(
     skipped = [asdict(entry) for entry in data.skipped]
     record = runs.evaluation_record(measured, None, None)
     record |= {"samples": len(data), "skipped": skipped, "seconds": {"training": stopwatch.kept}}
+    record["measured_with"] = opened.fingerprints
     write_json(out / "result.json", record)
     print_skipped(data)
     if planned:
@@ -198,7 +200,7 @@ def defend(
     options, data, victim, opened = _opened(source, options, model, scan_run, trial)
     device = source.device
     settings = {**source.settings(data), **options.settings(), **model.settings()}
-    settings |= {"flip": flip, "scan": str(scan_run) if scan_run else None}
+    settings |= {"flip": flip, "force": force, **_reused(scan_run)}
     with runs.run_folder(out, "defend", settings):
         found = _found(source, out, options, data, victim, scan_run)
     runs.write_scan(out, data, found)
@@ -214,11 +216,12 @@ def defend(
         device=device,
         checkpoint=out / "unlearning.partial",
     )
-    repaired, story = _repaired(out, len(data), force, unlearn)
+    repaired, story = _repaired(out, len(data), unlearn)
 
     before, after = opened.measure(victim, device), opened.measure(repaired, device)
     record = {
         **runs.evaluation_record(before, after, source.truth(data, found)),
+        "measured_with": opened.fingerprints,
         **runs.scan_record(data, found),
         "unlearning": story,
         "untouched": not story["held_out_accuracy"],
@@ -230,7 +233,7 @@ def defend(
     print_verdict(data, found)
     print_parts(data, found)
     if record["untouched"]:
-        print("the model is left as it is (--force repairs it all the same)")
+        print("the model is left as it is (--force --out OTHER repairs it all the same)")
     print_before_after(before, after)
     print(write_report(out, data))
 
@@ -251,22 +254,29 @@ def defend_with(
         raise InputError("--scan is for --clean cgd, or for CGD's own defence")
     options, data, victim, opened = _opened(source, options, model, scan_run, trial)
     device = source.device
-    settings = {**source.settings(data), **chosen.settings(defense), **model.settings()}
+    named = chosen.named_clean(source, data.size)
+    settings = {**source.settings(data), **chosen.settings(defense, named), **model.settings()}
     settings["flip"] = flip
     if chosen.scans:
-        settings |= {**options.settings(), "scan": str(scan_run) if scan_run else None}
+        settings |= {**options.settings(), **_reused(scan_run)}
     terms = Terms(source.seed, device, flip, chosen.epochs, victim.card.arch)
     found = None
     with runs.run_folder(out, "defend", settings):
         if chosen.scans:
             found = _found(source, out, options, data, victim, scan_run)
-        run = _planned(defense, victim, source, chosen, data, found, terms)
+        if isinstance(defense, Scheme):
+            run = partial(defense.cleanse, victim, data, terms)
+        else:
+            assert isinstance(defense, Repair)
+            clean = chosen.clean_images(source, data, found, named)
+            run = partial(defense.repair, victim, clean, terms)
         made, story = _defended(out, len(data), run)
     before, after = opened.measure(victim, device), opened.measure(made, device)
     truth = source.truth(data, found) if found else None
     seconds = {**(found.seconds if found else {}), "defense": story["seconds"]}
     record = {
         **runs.evaluation_record(before, after, truth),
+        "measured_with": opened.fingerprints,
         "samples": len(data),
         "skipped": [asdict(entry) for entry in data.skipped],
         **(runs.scan_record(data, found) if found else {}),
@@ -301,21 +311,11 @@ def _opened(
     return options, data, victim, trial.open(victim, source.names, source.data)
 
 
-def _planned(
-    defense: Defense,
-    victim: Classifier,
-    source: Source,
-    chosen: DefenseOptions,
-    data: ImageData,
-    found: pipeline.Scan | None,
-    terms: Terms,
-) -> Callable[[], Defended]:
-    """Return what runs a defence, its clean images found already."""
-    if isinstance(defense, Scheme):
-        return partial(defense.cleanse, victim, data, terms)
-    assert isinstance(defense, Repair)
-    clean = chosen.clean_images(source, data, found)
-    return partial(defense.repair, victim, clean, terms)
+def _reused(scan_run: Path | None) -> dict[str, str | None]:
+    """Say in `config.json` which scan is reused: where it is, and what it holds."""
+    if scan_run is None:
+        return {"scan": None, "scan_content": None}
+    return {"scan": str(scan_run), "scan_content": content_hash(scan_run / runs.SCORES)}
 
 
 def _defended(
@@ -371,14 +371,12 @@ def _scanned(
 
 
 def _repaired(
-    out: Path, samples: int, force: bool, unlearn: Callable[..., Unlearned]
+    out: Path, samples: int, unlearn: Callable[..., Unlearned]
 ) -> tuple[Classifier, dict[str, Any]]:
     """Unlearn, unless that was done before; tell how it went."""
     path = out / "unlearning.json"
     if path.is_file() and (out / "model.safetensors").is_file():
-        story = read_json(path)
-        if story["held_out_accuracy"] or not force:
-            return load_model(out), story
+        return load_model(out), read_json(path)
     stopwatch = Stopwatch(out / "unlearning.seconds.partial")
     repair = unlearn(stopwatch=stopwatch)
     save_model(out, repair.model)
@@ -398,17 +396,28 @@ def evaluate(run: Path, out: Path, trial: TrialOptions, names: Path | None, devi
     """`cgd evaluate`: measure the model of a run folder, write its `result.json` with that."""
     _check_apart(run, out)
     model = load_model(run)
-    measured = trial.open(model, names).measure(model, pick_device(device))
+    opened = trial.open(model, names)
+    measured = opened.measure(model, pick_device(device))
     path = run / "result.json"
     record = read_json(path) if path.is_file() else runs.evaluation_record(None, None, None)
+    if not (isinstance(record, dict) and {"before", "after"} <= set(record)):
+        raise InputError(f"{path}: not what cgd train or cgd defend writes; name their run folder")
     repaired = any((run / name).is_file() for name in ("unlearning.json", runs.DEFENSE))
     side = "after" if repaired else "before"
-    told = {key: value for key, value in asdict(measured).items() if value is not None}
-    record[side] = {**record[side], **told}
-    record["der"] = effectiveness(Evaluation(**record["before"]), Evaluation(**record["after"]))
-    write_json(out / path.name, record)
+    write_json(out / path.name, runs.measure_again(record, side, measured, opened.fingerprints))
     print(f"{run}{in_words(measured)}")
     print(out / path.name)
+    if (run / "report.html").is_file() and out.resolve() == run.resolve():
+        print(write_report(run, _pictured(run)))
+
+
+def _pictured(run: Path) -> ImageData | None:
+    """Load the data of a run again, to show pictures; None where they are no longer there."""
+    try:
+        return _data_of(run, str(read_config(run / "config.json").get("data")))
+    except InputError as error:
+        say(f"{run}: its report is without pictures now ({error})")
+        return None
 
 
 def _check_apart(run: Path, out: Path) -> None:
@@ -424,13 +433,21 @@ def _check_apart(run: Path, out: Path) -> None:
 def report(run: Path, out: Path, source: str | None) -> None:
     """`cgd report`: write the report of a run again."""
     _check_apart(run, out)
-    config = read_json(run / "config.json")
-    data = load(source, size=config.get("size")) if source else None
-    if data:  # The run may have renamed them.
-        data = replace(data, classes=tuple(config.get("classes", data.classes)))
-    if data and data.fingerprint != config.get("fingerprint"):
+    print(write_report(run, _data_of(run, source) if source else None, out))
+
+
+def _data_of(run: Path, source: str) -> ImageData:
+    """Load the data that a run was made from.
+
+    Raises:
+        InputError: it is other data.
+    """
+    config = read_config(run / "config.json")
+    data = load(source, size=config.get("size"))
+    data = replace(data, classes=tuple(config["classes"]))  # The run may have renamed them.
+    if data.fingerprint != config.get("fingerprint"):
         raise InputError(f"{source}: not the data of {run}; name the data it was made from")
-    print(write_report(run, data, out))
+    return data
 
 
 def bench(

@@ -21,7 +21,7 @@ from cgd.errors import InputError
 from cgd.evaluation import Evaluation, evaluate, ground_truth, honest_rows
 from cgd.files import content_hash, read_json
 from cgd.guides import Guide, open_guide
-from cgd.guides.base import spec_parts
+from cgd.guides.base import guide_files
 from cgd.models import Classifier, ModelCard, load_checkpoint, load_model
 from cgd.pipeline import Scan, check_fit
 from cgd.presets import get_preset
@@ -49,7 +49,13 @@ class Source:
         return pick_device(self.device_name)
 
     def load(self, size: int | None = None) -> ImageData:
-        """Load the data, at `size` where a model asks for one."""
+        """Load the data, at `size` where a model asks for one.
+
+        Raises:
+            InputError: the data cannot be used, or the user wants another size than the model.
+        """
+        if size and self.size and size != self.size:
+            raise InputError(f"--size {self.size}: the model takes {size} pixels; leave it out")
         return load_named(self.data, size or self.size, self.names)
 
     def settings(self, data: ImageData) -> dict[str, Any]:
@@ -200,23 +206,29 @@ class ScanOptions:
             InputError: the folder holds no scan.
         """
         config = read_json(scan_run / "config.json")
-        try:
-            there = {field.name: config[field.name] for field in fields(self)}
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{scan_run}: not a run of cgd scan or cgd defend") from error
+        names = [field.name for field in fields(self)]
+        known = isinstance(config, Mapping) and config.get("command") in ("scan", "defend")
+        if not known or not isinstance(config.get("templates"), list):
+            raise InputError(f"{scan_run}: not a run of cgd scan or cgd defend")
+        if missing := [name for name in names if name not in config]:
+            raise InputError(
+                f"{scan_run}: made by another version of cgd ({config.get('version')}), which knew "
+                f"nothing of {', '.join(missing)}; scan again"
+            )
+        there = {name: config[name] for name in names}
         return replace(self, **{**there, "templates": tuple(there["templates"])})
 
     def settings(self) -> dict[str, Any]:
         """Return the options as they are written to `config.json`, with the content of the guide's
-        files."""
+        files.
+
+        Raises:
+            InputError: such a file cannot be read.
+        """
         preset = get_preset(self.preset)
         scale = preset.scale if self.scale is None else self.scale
         first = preset.first(self.ask_first)
-        content = []
-        for part in spec_parts(self.guide):
-            file, _, query = part.partition(":")[2].partition("?")
-            named = [file, *(word[4:] for word in query.split("&") if word.startswith("map="))]
-            content += [content_hash(Path(name).expanduser()) for name in named if name]
+        content = [content_hash(path) for path in guide_files(self.guide)]
         return {**asdict(self), "scale": scale, "ask_first": first, "guide_content": content}
 
     def open_guide(self, device: torch.device) -> Guide:
@@ -278,21 +290,34 @@ class DefenseOptions:
         part = read_clean(self.clean or "")
         return part is not None and part.part == CGD
 
-    def settings(self, made: defenses.Defense) -> dict[str, Any]:
+    def settings(self, made: defenses.Defense, named: ImageData | None) -> dict[str, Any]:
         """Return the options as they are written to `config.json`."""
         parameters = made.parameters()
-        more = {"clean": self.clean, "epochs": self.epochs}
-        return {"defense": self.name, "parameters": parameters, **more}
+        more = {"clean": self.clean, "clean_fingerprint": named.fingerprint if named else None}
+        return {"defense": self.name, "parameters": parameters, **more, "epochs": self.epochs}
 
-    def clean_images(self, source: Source, data: ImageData, found: Scan | None) -> ImageData:
-        """Return what a repair takes as clean.
+    def named_clean(self, source: Source, size: int) -> ImageData | None:
+        """Load the clean data that the user names; None where it is a part of DATA, or none.
 
         Raises:
-            InputError: there is no such data, or nobody knows what is really clean.
+            InputError: there is no such data.
+        """
+        if self.clean is None or read_clean(self.clean):
+            return None
+        return load_named(self.clean, size, source.names)
+
+    def clean_images(
+        self, source: Source, data: ImageData, found: Scan | None, named: ImageData | None
+    ) -> ImageData:
+        """Return what a repair takes as clean: what is named, or a part of the data.
+
+        Raises:
+            InputError: nobody knows what is really clean.
         """
         part = read_clean(self.clean or "")
         if part is None:
-            return load_named(self.clean or "", data.size, source.names)
+            assert named is not None
+            return named
         if found is not None:
             rows = found.split.clean
         elif _is_attack_run(Path(source.data)):
@@ -312,6 +337,14 @@ class Trial:
     test: ImageData | None = None
     attack: attacks.Attack | None = None
     target: int = 0
+
+    @property
+    def fingerprints(self) -> dict[str, str | None]:
+        """The identities of test images and trigger, as they are written to `result.json`."""
+        return {
+            "test": self.test.fingerprint if self.test else None,
+            "trigger": self.attack.fingerprint(self.target) if self.attack else None,
+        }
 
     def measure(self, model: Classifier, device: torch.device) -> Evaluation:
         """Measure what can be measured."""

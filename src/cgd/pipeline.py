@@ -80,8 +80,8 @@ def scan(
         folder: keeps each stage's scores, so that a killed scan continues.
 
     Raises:
-        InputError: the guide does not fit the classes, the data cannot be split, or the preset
-            needs all answers of the guide.
+        InputError: the guide does not fit the classes, the data cannot be split, the preset
+            needs all answers of the guide, or `folder` holds the scores of other data.
     """
     settings = get_preset(preset)
     device = device or pick_device()
@@ -91,7 +91,7 @@ def scan(
     if getattr(guide, "image_by_image", False):
         first = at_random(len(data), settings.first(ask_first), seed)
     stage = "guide" if first is ALL else "guide-first"
-    raw, guide_seconds = _kept(folder, stage, partial(_asked, guide, data, first, None))
+    raw, guide_seconds = _kept(folder, stage, data, partial(_asked, guide, data, first, None))
 
     def ask_suspect(stopwatch: Stopwatch) -> Tensor:
         if isinstance(recipe, Classifier):
@@ -100,14 +100,14 @@ def scan(
             data, recipe, arch=arch, seed=seed, device=device, folder=folder, stopwatch=stopwatch
         )
 
-    judged, suspect_seconds = _kept(folder, "suspect", ask_suspect)
+    judged, suspect_seconds = _kept(folder, "suspect", data, ask_suspect)
     suspects = [_suspect_axis(look, data.labels, settings) for look in judged]
     relative = (settings.scale if scale is None else scale) / GUIDE_SCALE
     answers = Answers(_scaled(raw, relative), first, data.labels)
     found = _find(answers, suspects)
     if first is not ALL:
         rows = besides(first, data.labels.numpy(), found.targets)
-        raw, seconds = _kept(folder, "guide", partial(_asked, guide, data, rows, raw))
+        raw, seconds = _kept(folder, "guide", data, partial(_asked, guide, data, rows, raw))
         guide_seconds += seconds
         answers = Answers(_scaled(raw, relative), rows, data.labels)
         found = found if found.signs else _find(answers, suspects)
@@ -255,12 +255,22 @@ def _looks(answers: Answers, suspects: Sequence[Axis]) -> list[EntropyMap]:
 
 
 def _kept(
-    folder: Path | None, name: str, compute: Callable[[Stopwatch], Tensor]
+    folder: Path | None, name: str, data: ImageData, compute: Callable[[Stopwatch], Tensor]
 ) -> tuple[Tensor, float]:
-    """Return a stage's logits and seconds: from `folder` if it was finished before, or computed."""
+    """Return a stage's logits and seconds: from `folder` if it was finished before, or computed.
+
+    Raises:
+        InputError: what is in `folder` is not known to be of this data.
+    """
     path = folder / f"{name}.safetensors" if folder else None
+    fingerprint = torch.tensor(list(data.fingerprint.encode()), dtype=torch.uint8)
     if path and path.is_file():
         stored = read_tensors(path)
+        if not torch.equal(stored.get("fingerprint", torch.empty(0)), fingerprint):
+            raise InputError(
+                f"{path}: of other data than {data.source}, or of an older version; choose "
+                "another folder"
+            )
         return stored["logits"], float(stored["seconds"])
     clock = path.with_suffix(".seconds.partial") if path else None
     stopwatch = Stopwatch(clock)
@@ -268,6 +278,6 @@ def _kept(
     seconds = stopwatch.keep()
     if path and clock:
         exact = torch.tensor(seconds, dtype=torch.float64)
-        write_tensors(path, {"logits": logits, "seconds": exact})
+        write_tensors(path, {"logits": logits, "seconds": exact, "fingerprint": fingerprint})
         clock.unlink()
     return logits, seconds

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from cgd.data.dataset import ImageData
 from cgd.entropy import EntropyMap
@@ -21,14 +22,18 @@ from cgd.files import atomic, read_json, read_tensors, write_json
 from cgd.guides import agreement
 from cgd.pipeline import GUIDE_SCALE, Scan
 from cgd.split import PARTS, Split
+from cgd.text import first_line
 from cgd.verdict import Verdict
 
 ROWS_PER_GROUP = 65536
+SCORES = "scores.parquet"
 GUIDE_LOGITS = "guide.safetensors"
 OF_GUIDE = ("guide_label", "guide_entropy", "guide_rank")
 """Columns of `scores.parquet` that are null where the guide was not asked."""
 DEFENSE = "defense.json"
 """Tells how another defence than CGD's went."""
+MEASURED = tuple(field.name for field in fields(Evaluation))
+"""Clean accuracy first, which does not depend on the trigger."""
 
 
 @contextmanager
@@ -112,7 +117,7 @@ def write_scan(out: Path, data: ImageData, scan: Scan) -> None:
         scan.split.part_numbers(),
     ]
     with (
-        atomic(out / "scores.parquet") as temporary,
+        atomic(out / SCORES) as temporary,
         pq.ParquetWriter(temporary, schema) as writer,
     ):
         for start in range(0, len(data), ROWS_PER_GROUP):
@@ -130,31 +135,23 @@ def read_scan(folder: Path, data: ImageData) -> Scan:
     """Read back the scan that a run folder holds.
 
     Raises:
-        InputError: there is none, or it is of other data.
+        InputError: there is none, or it is of other data, or damaged.
     """
     config = read_json(folder / "config.json")
-    if config.get("fingerprint") != data.fingerprint:
+    with _whole(folder / "config.json"):
+        fingerprint, scale = config.get("fingerprint"), config.get("scale", GUIDE_SCALE)
+    if fingerprint != data.fingerprint:
         raise InputError(f"{folder}: its scan is of other data than {data.source}; scan this data")
-    if not (folder / "scores.parquet").is_file():
+    if not (folder / SCORES).is_file():
         raise InputError(f"{folder}: no scores.parquet; run `cgd scan` to its end first")
-    table = pq.read_table(folder / "scores.parquet")
-    columns = ("guide_entropy", "guide_rank", "suspect_entropy", "suspect_rank")
-    axes = {name: table[name].to_numpy().astype(np.float64) for name in columns}
-    guide_label = pc.fill_null(table["guide_label"], -1)
-    probability, score = (
-        table[name].to_numpy().astype(np.float64) for name in ("poison_probability", "poison_score")
-    )
-    rows = [
-        np.flatnonzero(pc.equal(table["part"], name).to_numpy())
-        for name in ("clean", "triggered", "unused")
-    ]
-    result = read_json(folder / "result.json")
-    repaired = result.get("unlearning") or result.get("defense") or {}
-    stored = read_tensors(folder / GUIDE_LOGITS)["logits"]
-    told = result["verdict"]
-    return Scan(
-        map=EntropyMap(table["label"].to_numpy(), guide_label.to_numpy(), **axes),
-        verdict=Verdict(
+    with _whole(folder / SCORES):
+        ranks, split, probability, score = _read_scores(folder / SCORES, len(data))
+    result, stored = read_json(folder / "result.json"), read_tensors(folder / GUIDE_LOGITS)
+    with _whole(folder / GUIDE_LOGITS):
+        guide_logits = stored["logits"] * (scale / GUIDE_SCALE)
+    with _whole(folder / "result.json"):
+        told = result["verdict"]
+        verdict = Verdict(
             told["verdict"],
             tuple(told["targets"]),
             tuple(told["evidence"]),
@@ -162,13 +159,49 @@ def read_scan(folder: Path, data: ImageData) -> Scan:
             score,
             told.get("early", 0.0),
             told.get("contradicted", 0.0),
-        ),
-        split=Split(*rows),
-        guide_logits=stored * (config["scale"] / GUIDE_SCALE),
-        seconds={stage: result["seconds"][stage] for stage in ("guide", "suspect")},
-        passes=result["epochs_equivalent"] - repaired.get("passes", 0.0),
-        fingerprint=data.fingerprint,
+        )
+        repaired = result.get("unlearning") or result.get("defense") or {}
+        passes = result["epochs_equivalent"] - repaired.get("passes", 0.0)
+        seconds = {stage: result["seconds"][stage] for stage in ("guide", "suspect")}
+    return Scan(ranks, verdict, split, guide_logits, seconds, passes, data.fingerprint)
+
+
+def _read_scores(
+    path: Path, samples: int
+) -> tuple[EntropyMap, Split, NDArray[np.float64], NDArray[np.float64]]:
+    """Read back the map, the split, and each sample's probability and score of being poison."""
+    table = pq.read_table(path)
+    if len(table) != samples:
+        raise ValueError(f"{len(table)} rows for {samples} images")
+    columns = ("guide_entropy", "guide_rank", "suspect_entropy", "suspect_rank")
+    axes = {name: table[name].to_numpy().astype(np.float64) for name in columns}
+    guide_label = pc.fill_null(table["guide_label"], -1)
+    ranks = EntropyMap(table["label"].to_numpy(), guide_label.to_numpy(), **axes)
+    probability, score = (
+        table[name].to_numpy().astype(np.float64) for name in ("poison_probability", "poison_score")
     )
+    rows = [
+        np.flatnonzero(pc.equal(table["part"], name).to_numpy())
+        for name in ("clean", "triggered", "unused")
+    ]
+    return ranks, Split(*rows), probability, score
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Refuse a damaged or foreign file in one line."""
+    try:
+        yield
+    except (
+        pa.ArrowException,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OSError,
+    ) as error:
+        reason = first_line(error)
+        raise InputError(f"{path}: not what a scan writes ({reason}); scan again") from error
 
 
 def scan_record(data: ImageData, scan: Scan) -> dict[str, Any]:
@@ -211,4 +244,37 @@ def evaluation_record(
         "after": asdict(after),
         "der": effectiveness(before, after),
         **(truth or unknown),
+    }
+
+
+def measure_again(
+    record: dict[str, Any], side: str, measured: Evaluation, using: dict[str, str | None]
+) -> dict[str, Any]:
+    """Return what `result.json` says after a model was measured again.
+
+    What was measured of other test images is dropped, and attack success of another trigger, too:
+    before and after are of the same images, or not there.
+
+    Args:
+        record: what `result.json` says.
+        side: the model that was measured, `before` or `after`.
+        measured: what was found.
+        using: fingerprints of `test` and `trigger`.
+    """
+    there = record.get("measured_with") or {}
+    kept = MEASURED if there.get("test") == using["test"] else ()
+    if using["trigger"] not in (None, there.get("trigger")):
+        kept = kept[:1]
+    sides = {
+        name: {key: record[name].get(key) if key in kept else None for key in MEASURED}
+        for name in ("before", "after")
+    }
+    sides[side] |= {key: value for key, value in asdict(measured).items() if value is not None}
+    before, after = (Evaluation(**sides[name]) for name in ("before", "after"))
+    trigger = using["trigger"] or (there.get("trigger") if "asr" in kept else None)
+    return {
+        **record,
+        **sides,
+        "der": effectiveness(before, after),
+        "measured_with": {"test": using["test"], "trigger": trigger},
     }

@@ -22,7 +22,7 @@ from cgd.data.dataset import ImageData
 from cgd.errors import InputError
 from cgd.metrics import accuracy
 from cgd.models import Classifier
-from cgd.progress import track
+from cgd.progress import say, track
 from cgd.split import Split, balanced_order
 from cgd.stopwatch import Stopwatch
 from cgd.training import (
@@ -43,6 +43,9 @@ from cgd.training import (
 )
 from cgd.verdict import class_shares
 
+LEAST_KNOWN = 50.0
+"""Percent of the likely clean labels; a model that was trained on them, and is fed right, knows
+more of them."""
 HELD_OUT = 0.1
 MOST_HELD_OUT = 2000
 
@@ -269,6 +272,12 @@ def unlearn(
 
     kept, more = restore_state(checkpoint, model, optimizer, "round")
     accuracies = more["accuracies"].tolist() if more else [held_out_accuracy()]
+    if not more and accuracies[0] < LEAST_KNOWN:
+        say(
+            f"warning: the model knows only {accuracies[0]:.0f} % of the likely clean labels; was "
+            "it trained on this data, with this mean and std? If with others, give --mean and "
+            "--std of the weight file, or in Python card=ModelCard(..., mean=, std=)"
+        )
     objective.images_seen = int(more["images"]) if more else 0
     best = copy.deepcopy(model.state_dict())
     for number in track(range(kept + 1, recipe.rounds + 1), "unlearning"):

@@ -87,6 +87,22 @@ def changed_rows(before: Tensor, after: Tensor) -> list[int]:
 # The registry.
 
 
+def test_the_fingerprint_is_of_all_that_triggered_images_depend_on(data: ImageData) -> None:
+    first = make_attack("blended")
+    poison(data, first, target=1)
+    state = dict(first.state)
+    assert make_attack("blended", state=state).fingerprint(1) == first.fingerprint(1)
+    name, tensor = next(iter(state.items()))
+    others = [
+        make_attack("blended", state={name: tensor + 1}).fingerprint(1),
+        make_attack("blended", state=state, alpha=0.5).fingerprint(1),
+        first.fingerprint(0),
+        Shade(state=state).fingerprint(1),
+        Shade(state={name: torch.tensor(True)}).fingerprint(1),
+    ]
+    assert len({first.fingerprint(1), *others}) == 6
+
+
 def test_every_attack_says_what_it_is() -> None:
     assert set(BUILT_IN) <= set(ATTACKS)
     for name in BUILT_IN:

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from cgd.attacks import make_attack, poison, read_manifest, write_poisoned
+from cgd.attacks import make_attack, poison, read_manifest, read_poisoned, write_poisoned
 from cgd.attacks.manifest import Manifest
 from cgd.data import load
 from cgd.data.dataset import ImageData, from_arrays
 from cgd.data.folder import list_folder
 from cgd.errors import InputError
+from cgd.files import write_tensors
 
 CLASSES: list[tuple[str, ...]] = [
     ("airplane", "bird", "cat", "truck"),
@@ -111,3 +112,13 @@ def test_truth_in_another_order() -> None:
     assert (other.poison, other.original_labels, other.cover) == ([0, 3], [6, 5], [2])
     part = made.in_order(np.array([4, 0, 4]))
     assert (part.poison, part.original_labels, part.cover) == ([0, 2], [6, 6], [])
+
+
+@pytest.mark.parametrize("name", ["blended", "adaptive-blend", "adaptive-patch", "wanet"])
+def test_a_trigger_of_another_attack_is_refused(tmp_path: Path, name: str) -> None:
+    data, attack = noise(CLASSES[0]), make_attack(name)
+    poisoned, manifest = poison(data, attack, rate=0.1)
+    write_poisoned(tmp_path, poisoned, attack, manifest)
+    write_tensors(tmp_path / "trigger.safetensors", {"other": torch.zeros(1)})
+    with pytest.raises(InputError, match=r"not in trigger\.safetensors"):
+        read_poisoned(tmp_path)[0].trigger(data.images)

@@ -93,17 +93,23 @@ def _node(kind: str, inputs: Sequence[str], output: str) -> bytes:
 
 @pytest.fixture
 def onnx_file(tmp_path: Path) -> OnnxMaker:
-    """Write an ONNX model: the mean colour of the image times `weights` [3, outputs]."""
+    """Write an ONNX model: the mean colour of the image times `weights` [3, outputs]; these lie in
+    the file `external` beside it where one is named."""
 
     def make(
         weights: NDArray[np.float32],
         shape: Sequence[int | str] = ("n", 3, 16, 16),
         metadata: Mapping[str, str] | None = None,
         output: str = "logits",
+        external: str = "",
     ) -> Path:
         stored = weights.astype("<f4")
+        content: list[tuple[int, int | str | bytes]] = [(9, stored.tobytes())]
+        if external:
+            (tmp_path / external).write_bytes(stored.tobytes())
+            content = [(13, _message((1, "location"), (2, external))), (14, 1)]
         initializer = _message(
-            *((1, dim) for dim in stored.shape), (2, 1), (8, "weights"), (9, stored.tobytes())
+            *((1, dim) for dim in stored.shape), (2, 1), (8, "weights"), *content
         )
         graph = _message(
             (1, _node("GlobalAveragePool", ["x"], "pooled")),

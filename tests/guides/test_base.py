@@ -1,10 +1,14 @@
 """Opening guides by name, prompts, class names, agreement."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 
 from cgd.errors import InputError
 from cgd.guides import KINDS, TEMPLATES, agreement, code_like, open_guide, readable
+from cgd.guides.base import guide_files
 from cgd.guides.names import GTSRB, GTSRB_FOLDERS, TINY_IMAGENET, default_templates
 from cgd.guides.prompts import check_templates, fill
 
@@ -15,6 +19,20 @@ def test_unknown_kinds_list_the_known(spec: str) -> None:
         open_guide(spec)
     assert all(kind.form in str(caught.value) for kind in KINDS.values())
     assert set(KINDS) == {"open_clip", "onnx", "classifier", "scores", "demo"}
+
+
+def test_the_files_of_a_guide(onnx_file) -> None:
+    model = onnx_file(np.zeros((3, 2), np.float32), external="model.onnx.data")
+    parts = ("open_clip:ViT-B-32/w.pt", "open_clip:ViT-B-32/openai", f"onnx:{model}?map=m.json")
+    assert guide_files(" + ".join([*parts, "classifier:run", "scores:s.npy", "demo"])) == [
+        Path("w.pt"),
+        model,
+        model.with_name("model.onnx.data"),
+        Path("m.json"),
+        Path("run/model.safetensors"),
+        Path("run/model.json"),
+        Path("s.npy"),
+    ]
 
 
 @pytest.mark.parametrize("templates", [(), ("a photo",), ("{} or {}",), ("{0}",), ("single", "{}")])

@@ -45,6 +45,31 @@ def test_one_image_at_a_time_where_the_graph_says_so(onnx_file, noise_data) -> N
     assert torch.allclose(fixed, free, atol=1e-3)
 
 
+def test_weights_beside_the_model_are_part_of_it(onnx_file, noise_data, tmp_path: Path) -> None:
+    data = noise_data(size=16, classes=tuple("abcde"))
+    path = onnx_file(WEIGHTS, external="model.onnx.data")
+    first = open_guide(f"onnx:{path}", cache=tmp_path / "cache").logits(data)
+    assert torch.equal(open_guide(f"onnx:{onnx_file(WEIGHTS)}").logits(data), first)
+    path = onnx_file(-WEIGHTS, external="model.onnx.data")
+    other = open_guide(f"onnx:{path}", cache=tmp_path / "cache").logits(data)
+    assert torch.allclose(other, -first)
+
+
+@pytest.mark.parametrize(
+    ("location", "words"),
+    [
+        ("../elsewhere.data", "outside its folder"),
+        ("/etc/passwd", "outside its folder"),
+        ("gone.data", "not there"),
+    ],
+)
+def test_weights_elsewhere_are_refused(onnx_file, location: str, words: str) -> None:
+    path = onnx_file(WEIGHTS, external="X" * len(location))
+    path.write_bytes(path.read_bytes().replace(b"X" * len(location), location.encode()))
+    with pytest.raises(InputError, match=words):
+        open_guide(f"onnx:{path}")
+
+
 def test_class_map(onnx_file, noise_data, tmp_path: Path) -> None:
     path = onnx_file(WEIGHTS)
     plain = open_guide(f"onnx:{path}").logits(noise_data(size=16, classes=tuple("abcde")))
@@ -131,9 +156,10 @@ def test_bad_inputs(onnx_file, shape, query: str, words: str) -> None:
 
 
 def test_not_an_onnx_file(tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(b"nothing of the kind")
-    with pytest.raises(InputError, match="not a usable ONNX model"):
-        open_guide(f"onnx:{tmp_path / 'model.onnx'}")
+    for content in (b"nothing of the kind", b"", b"\x3a\x7f", b"\xff" * 20):
+        (tmp_path / "model.onnx").write_bytes(content)
+        with pytest.raises(InputError, match="not a usable ONNX model"):
+            open_guide(f"onnx:{tmp_path / 'model.onnx'}")
     with pytest.raises(InputError, match="no such file"):
         open_guide(f"onnx:{tmp_path / 'missing.onnx'}")
 

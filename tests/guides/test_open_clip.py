@@ -151,6 +151,8 @@ def test_half_precision_hardly_moves_the_scores(
     assert dtypes == {torch.bfloat16}
     assert guide.model.token_embedding.weight.dtype == torch.float32  # type: ignore[attr-defined]
     assert (guide.logits(data) - exact).abs().max() < 0.05 * exact.abs().max()
+    exact_cache, cache = tmp_path / "exact", guide.cache.folder  # type: ignore[attr-defined]
+    assert cache.name not in {folder.name for folder in exact_cache.iterdir()}
 
 
 def test_batch_normalisation_keeps_full_precision() -> None:

@@ -52,7 +52,7 @@ class AdaptiveBlend(Attack):
         return self.covers
 
     def trigger(self, images: Tensor) -> Tensor:
-        return blend(images, self.state["pattern"], self.alpha)
+        return blend(images, self.learned("pattern"), self.alpha)
 
     def plant(self, images: Tensor, generator: Generator) -> Tensor:
         n, size = len(images), images.shape[-1]
@@ -60,7 +60,7 @@ class AdaptiveBlend(Attack):
         shown = order < max(1, round(self.kept * self.pieces**2))
         piece = torch.arange(size) * self.pieces // size
         mask = shown.view(n, 1, self.pieces, self.pieces)[:, :, piece][..., piece]
-        mixed = blend(images, self.state["pattern"], self.train_alpha)
+        mixed = blend(images, self.learned("pattern"), self.train_alpha)
         return torch.where(mask.to(images.device), mixed, images)
 
     def plant_cover(self, images: Tensor, generator: Generator) -> Tensor:

@@ -75,6 +75,6 @@ class AdaptivePatch(Attack):
         columns = slice(size - side, size) if corner % 2 else slice(0, side)
         mixed = images.clone()
         mixed[..., rows, columns] = blend(
-            images[..., rows, columns], self.state["patches"][corner], opacity
+            images[..., rows, columns], self.learned("patches")[corner], opacity
         )
         return mixed

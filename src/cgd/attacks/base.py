@@ -1,8 +1,10 @@
 """What an attack is, the registry of attacks, and how a data set is poisoned."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from hashlib import blake2b
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -117,6 +119,15 @@ class Attack(ABC):
         """Parameter names and values."""
         return {name: getattr(self, name) for name in self.parameter_names()}
 
+    def fingerprint(self, target: int) -> str:
+        """Hash of all that triggered images and their goal depend on."""
+        known = [self.name, self.parameters(), target]
+        digest = blake2b(json.dumps(known, sort_keys=True).encode(), digest_size=16)
+        for name, tensor in sorted(self.state.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
     def learned(self, name: str) -> Tensor:
         """Return a tensor of the state.
 
@@ -124,7 +135,10 @@ class Attack(ABC):
             InputError: it is not there yet.
         """
         if name not in self.state:
-            raise InputError(f"{self.name}: its {name} is not made yet; poison data first")
+            raise InputError(
+                f"{self.name}: its {name} is not made yet, or not in trigger.safetensors; poison "
+                "data first"
+            )
         return self.state[name]
 
 

@@ -39,7 +39,7 @@ class Blended(Attack):
             self.state["pattern"] = make_pattern(self.pattern, self.pattern_seed)
 
     def trigger(self, images: Tensor) -> Tensor:
-        return blend(images, self.state["pattern"], self.alpha)
+        return blend(images, self.learned("pattern"), self.alpha)
 
 
 def cell_pattern(seed: int, cells: int = CELLS) -> Tensor:

@@ -59,7 +59,7 @@ class WaNet(Attack):
 
     def _field(self, size: int) -> Tensor:
         """The displacement of each pixel, [1, size, size, 2] in units of half the image."""
-        smooth = F.interpolate(self.state["field"], size=size, mode="bicubic", align_corners=True)
+        smooth = F.interpolate(self.learned("field"), size=size, mode="bicubic", align_corners=True)
         return smooth.permute(0, 2, 3, 1) * (self.strength / size)
 
 

@@ -65,22 +65,25 @@ class Request:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of guide: how it is written, and what opens it."""
+    """A kind of guide: how it is written, what opens it, and of which files it consists."""
 
     form: str
-    open: Callable[[Request], Guide]
+    open: "Opener"
+    files: "Files"
 
 
 KINDS: dict[str, Kind] = {}
 
 Opener = Callable[[Request], Guide]
+Files = Callable[[str], list[Path]]
+"""What follows the colon -> the local files that the guide's answers depend on."""
 
 
-def register(form: str) -> Callable[[Opener], Opener]:
+def register(form: str, files: Files = lambda rest: []) -> Callable[[Opener], Opener]:
     """Decorator: make an opener known; the part of `form` before the colon names the kind."""
 
     def decorate(opener: Opener) -> Opener:
-        KINDS[form.partition(":")[0]] = Kind(form, opener)
+        KINDS[form.partition(":")[0]] = Kind(form, opener, files)
         return opener
 
     return decorate
@@ -118,6 +121,16 @@ def open_guide(
         raise InputError(f"guide {spec!r}: no such kind; use {forms}")
     checked = None if templates is None else check_templates(templates)
     return KINDS[kind].open(Request(spec, rest, device or pick_device(), checked, cache))
+
+
+def guide_files(spec: str) -> list[Path]:
+    """List the local files that a specification names, and those that these need.
+
+    Raises:
+        InputError: a model that consists of several files cannot be read.
+    """
+    split = [part.partition(":") for part in spec_parts(spec)]
+    return [file for kind, _, rest in split if kind in KINDS for file in KINDS[kind].files(rest)]
 
 
 def spec_parts(spec: str, *kinds: str) -> list[str]:

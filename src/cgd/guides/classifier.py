@@ -52,7 +52,11 @@ class _Resizing(nn.Module):
         return self.model(resize(images, (size, size)))  # type: ignore[no-any-return]
 
 
-@register("classifier:RUN_DIR")
+def _files(rest: str) -> list[Path]:
+    return [Path(rest) / name for name in ("model.safetensors", "model.json")]
+
+
+@register("classifier:RUN_DIR", _files)
 def open_classifier(request: Request) -> Guide:
     """Open a run folder of `cgd train`.
 

@@ -20,6 +20,7 @@ from cgd.files import read_json
 from cgd.guides.base import Guide, Request, check_classes, register
 from cgd.guides.cache import VectorCache, file_identity
 from cgd.guides.encoding import Encoder, encode
+from cgd.guides.external import external_files
 from cgd.guides.preprocessing import Preprocessing
 from cgd.text import first_line
 
@@ -143,14 +144,21 @@ def _is_index(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-@register("onnx:FILE[?map=CLASSMAP.json]")
+def _files(rest: str) -> list[Path]:
+    path, options = _parse(rest)
+    maps = [Path(options["map"]).expanduser()] if "map" in options else []
+    return [path, *external_files(path), *maps]
+
+
+@register("onnx:FILE[?map=CLASSMAP.json]", _files)
 def open_onnx(request: Request) -> Guide:
     """Open an ONNX file.
 
     Raises:
         InputError: it is not there, is no ONNX model, or does not map images to class scores.
     """
-    path, options = _parse(request)
+    path, options = _parse(request.rest)
+    weights = [path, *external_files(path)]
     session = _session(path, request.device)
     feed = _input(session, path)
     output, number = _output(session, path)
@@ -167,7 +175,7 @@ def open_onnx(request: Request) -> Guide:
     batch = feed.shape[0] if isinstance(feed.shape[0], int) else BATCH[request.device.type]
     identity = {
         "kind": "onnx",
-        "weights": file_identity(path),
+        "weights": "+".join(map(file_identity, weights)),
         "output": output,
         "preprocessing": repr(preprocessing),
     }
@@ -180,14 +188,14 @@ def open_onnx(request: Request) -> Guide:
     )
 
 
-def _parse(request: Request) -> tuple[Path, dict[str, str]]:
-    file, _, query = request.rest.partition("?")
+def _parse(rest: str) -> tuple[Path, dict[str, str]]:
+    file, _, query = rest.partition("?")
     options = {}
     for part in filter(None, query.split("&")):
         key, _, value = part.partition("=")
         if key not in OPTIONS or not value:
             raise InputError(
-                f"guide {request.name}: {part!r} is unknown; after ? come {', '.join(OPTIONS)} "
+                f"guide onnx:{rest}: {part!r} is unknown; after ? come {', '.join(OPTIONS)} "
                 "as NAME=VALUE, separated by &"
             )
         options[key] = value

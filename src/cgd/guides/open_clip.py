@@ -89,7 +89,13 @@ class OpenClipGuide:
         return F.normalize(by_class.mean(dim=1), dim=1)
 
 
-@register("open_clip:MODEL/PRETRAINED")
+def _files(rest: str) -> list[Path]:
+    """The local weights, where PRETRAINED is not a tag."""
+    path = Path(rest.partition("/")[2]).expanduser()
+    return [path] if path.suffix in SUFFIXES else []
+
+
+@register("open_clip:MODEL/PRETRAINED", _files)
 def open_open_clip(request: Request) -> Guide:
     """Open a model with published or local weights.
 
@@ -123,6 +129,7 @@ def open_open_clip(request: Request) -> Guide:
         "model": model_name,
         "weights": pretrained if published else file_identity(weights),
         "preprocessing": repr(preprocessing),
+        "dtype": str(dtype),
     }
     batch = 512 if request.device.type == "cuda" else 32
     return OpenClipGuide(

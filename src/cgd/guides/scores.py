@@ -134,7 +134,7 @@ def _table_index(path: Path, table: pa.Table) -> NDArray[np.int64] | None:
     return np.asarray(column.to_numpy(), dtype=np.int64)
 
 
-@register("scores:FILE.npy|.parquet")
+@register("scores:FILE.npy|.parquet", lambda rest: [Path(rest).expanduser()])
 def open_scores(request: Request) -> Guide:
     """Name a file of scores; it is read when the data is there.
 
