@@ -55,21 +55,6 @@ def test_weights_beside_the_model_are_part_of_it(onnx_file, noise_data, tmp_path
     assert torch.allclose(other, -first)
 
 
-@pytest.mark.parametrize(
-    ("location", "words"),
-    [
-        ("../elsewhere.data", "outside its folder"),
-        ("/etc/passwd", "outside its folder"),
-        ("gone.data", "not there"),
-    ],
-)
-def test_weights_elsewhere_are_refused(onnx_file, location: str, words: str) -> None:
-    path = onnx_file(WEIGHTS, external="X" * len(location))
-    path.write_bytes(path.read_bytes().replace(b"X" * len(location), location.encode()))
-    with pytest.raises(InputError, match=words):
-        open_guide(f"onnx:{path}")
-
-
 def test_class_map(onnx_file, noise_data, tmp_path: Path) -> None:
     path = onnx_file(WEIGHTS)
     plain = open_guide(f"onnx:{path}").logits(noise_data(size=16, classes=tuple("abcde")))

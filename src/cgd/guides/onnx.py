@@ -8,6 +8,7 @@ read, too; without either, images are scaled to [-1, 1].
 
 import math
 from collections.abc import Mapping, Sequence
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from cgd.files import read_json
 from cgd.guides.base import Guide, Request, check_classes, register
 from cgd.guides.cache import VectorCache, file_identity
 from cgd.guides.encoding import Encoder, encode
-from cgd.guides.external import external_files
 from cgd.guides.preprocessing import Preprocessing
 from cgd.text import first_line
 
@@ -147,7 +147,16 @@ def _is_index(value: object) -> bool:
 def _files(rest: str) -> list[Path]:
     path, options = _parse(rest)
     maps = [Path(options["map"]).expanduser()] if "map" in options else []
-    return [path, *external_files(path), *maps]
+    return [*_weights(path), *maps]
+
+
+def _weights(path: Path) -> list[Path]:
+    """The model and the files beside it that it names: large models have their weights there."""
+    if not path.is_file() or not path.stat().st_size:
+        return [path]
+    beside = sorted(file for file in path.parent.iterdir() if file.is_file() and file != path)
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as model:
+        return [path, *(file for file in beside if model.find(file.name.encode()) >= 0)]
 
 
 @register("onnx:FILE[?map=CLASSMAP.json]", _files)
@@ -158,7 +167,6 @@ def open_onnx(request: Request) -> Guide:
         InputError: it is not there, is no ONNX model, or does not map images to class scores.
     """
     path, options = _parse(request.rest)
-    weights = [path, *external_files(path)]
     session = _session(path, request.device)
     feed = _input(session, path)
     output, number = _output(session, path)
@@ -175,7 +183,7 @@ def open_onnx(request: Request) -> Guide:
     batch = feed.shape[0] if isinstance(feed.shape[0], int) else BATCH[request.device.type]
     identity = {
         "kind": "onnx",
-        "weights": "+".join(map(file_identity, weights)),
+        "weights": "+".join(map(file_identity, _weights(path))),
         "output": output,
         "preprocessing": repr(preprocessing),
     }
