@@ -148,11 +148,10 @@ class ImportOptions:
         if is_record(source.data):
             return self._open_record(source)
         data = source.load()
-        n = len(data)
         return import_listed(
             data,
-            rows=read_rows(self.index, n, data.paths) if self.index else None,
-            labels=read_labels(self.labels, n, data.classes) if self.labels else None,
+            rows=read_rows(self.index, data) if self.index else None,
+            labels=read_labels(self.labels, data) if self.labels else None,
             clean=load(self.clean, size=data.size) if self.clean else None,
             family=family,
             seed=source.seed,

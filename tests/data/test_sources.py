@@ -67,7 +67,8 @@ def test_unusable_images_are_skipped_and_named(image_folder) -> None:
     assert data.index.tolist() == [1, 3, 4, 5, 6, 7]
     assert data.labels.tolist() == [0, 0, 1, 1, 1, 1]
     assert [skip.path for skip in data.skipped] == ["cat/0.png", "cat/2.png", "dog/a.jpg"]
-    assert data.skipped[0] == Skipped("cat/0.png", "empty")
+    assert [skip.row for skip in data.skipped] == [0, 2, 8]
+    assert data.skipped[0] == Skipped("cat/0.png", "empty", 0)
     assert data.skipped[2].reason == "not an image in a known format"
     for i, path in enumerate(data.paths):
         assert torch.equal(data.images[i], pixels_of(root / path))
@@ -97,7 +98,7 @@ def test_links_out_of_the_folder_are_skipped(image_folder, noise_image, tmp_path
 def test_a_pipe_does_not_block(image_folder) -> None:
     root = image_folder()
     os.mkfifo(root / "cat" / "pipe.png")
-    assert load(root).skipped == (Skipped("cat/pipe.png", "not a regular file"),)
+    assert load(root).skipped == (Skipped("cat/pipe.png", "not a regular file", 3),)
 
 
 def test_file_names_that_are_not_text(image_folder, noise_image) -> None:

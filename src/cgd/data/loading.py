@@ -96,7 +96,7 @@ def _fill(listing: Listing, size: int) -> ImageData:
     decoded = _in_threads(listing.read(range(n)), lambda stored: _decode(stored, size))
     for row, image in enumerate(track(decoded, "decoding", total=n)):
         if image.pixels is None:
-            skipped.append(Skipped(image.path, image.problem))
+            skipped.append(Skipped(image.path, image.problem, row))
             continue
         kept = len(paths)
         pixels[kept] = image.pixels
