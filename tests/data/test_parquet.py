@@ -143,6 +143,16 @@ def test_control_characters_in_names_are_replaced(tmp_path: Path) -> None:
     assert data.paths[0] == "a?[2J?"
 
 
+def test_classes_that_look_alike_once_printable_are_refused(tmp_path: Path) -> None:
+    for labels, names in ((["a\0", "a\1", "b"], None), ([0, 1, 2], ["a\0", "a\1", "b"])):
+        bad(write(tmp_path / "a.parquet", SEVEN[:3], labels, names), "both be named 'a\\?'")
+
+
+def test_classes_that_share_a_name_in_the_source_keep_it(tmp_path: Path) -> None:
+    data = load(write(tmp_path / "a.parquet", SEVEN[:3], [0, 1, 2], ["crane", "crane", "x"]))
+    assert data.classes == ("crane", "crane", "x")
+
+
 def test_the_same_image_relabelled_has_the_same_key(tmp_path: Path) -> None:
     data = load(write(tmp_path / "a.parquet", [SEVEN[0], SEVEN[0], SEVEN[1]], [0, 1, 1]))
     assert np.array_equal(data.keys[0], data.keys[1])

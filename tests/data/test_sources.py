@@ -230,6 +230,21 @@ def test_names(image_folder) -> None:
         load(root, names=unknown)
 
 
+@pytest.mark.parametrize("names", [{"n01": "crane", "n03": "crane"}, {"n01": "n03"}], ids=str)
+def test_names_that_make_two_classes_one_are_refused(image_folder, names) -> None:
+    root = image_folder(classes=("n01", "n02", "n03"))
+    message = "classes 'n01' and 'n03' would both be named '.*'; give each a name of its own"
+    with pytest.raises(InputError, match=message):
+        load(root, names=names)
+    swapped = {"n01": "n03", "n03": "n01"}
+    assert load(root, names=swapped).classes == ("n03", "n02", "n01")
+
+
+def test_classes_that_look_alike_once_printable_are_refused(image_folder) -> None:
+    root = image_folder(classes=("cat\x01", "cat\x02"))
+    bad(root, r"classes 'cat\\x01' and 'cat\\x02' would both be named 'cat\?'")
+
+
 def test_attack_output_is_read_without_its_ground_truth(
     image_folder, tmp_path, monkeypatch
 ) -> None:

@@ -9,13 +9,12 @@ from pathlib import Path
 from cgd.data.dataset import ImageData
 from cgd.data.folder import list_folder
 from cgd.data.hub import list_hub
-from cgd.data.listing import Listing, rename_classes
+from cgd.data.listing import Listing, printable_classes, rename_classes
 from cgd.data.loading import decode_listing
 from cgd.data.parquet import list_parquet
 from cgd.data.vision import list_torchvision
 from cgd.errors import InputError
 from cgd.files import read_json
-from cgd.text import printable
 
 SCHEMES: dict[str, Callable[[str], Listing]] = {
     "hf": list_hub,
@@ -94,5 +93,5 @@ def _list_exported(path: Path) -> Listing:
             f"{path / 'classes.json'}: not the names of the {len(listing.classes)} class folders "
             "in data/; run `cgd attack` again"
         )
-    classes = tuple(printable(name) for name in names)
+    classes = printable_classes(names, str(path))
     return replace(listing, source=str(path), classes=classes)
