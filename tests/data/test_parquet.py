@@ -109,6 +109,27 @@ def test_folder_of_files_in_sorted_order(tmp_path: Path) -> None:
         assert torch.equal(image, pixels_of(content))
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("train-00000-of-00001", "test-00000-of-00001"),
+        ("train", "validation"),
+        ("Train_0", "TEST.0"),
+    ],
+)
+def test_a_folder_of_several_splits_is_refused(tmp_path: Path, first: str, second: str) -> None:
+    for name in (first, second):
+        write(tmp_path / f"{name}.parquet", SEVEN, LABELS)
+    bad(tmp_path, rf"holds splits \(\w+, \w+\), .* such as hf:{tmp_path}:\w+$")
+
+
+def test_parts_of_one_split_are_one_data_set(tmp_path: Path) -> None:
+    for part in range(2):
+        write(tmp_path / f"train-{part:05}-of-00002.parquet", SEVEN, LABELS)
+    write(tmp_path / "testimony.parquet", SEVEN, LABELS)
+    assert len(load(tmp_path)) == 21
+
+
 def test_common_other_column_names(tmp_path: Path) -> None:
     columns = ("img", "fine_label")
     data = load(write(tmp_path / "a.parquet", SEVEN, LABELS, ["x", "y", "z"], columns=columns))
