@@ -140,6 +140,7 @@ def train(
     skipped = [asdict(entry) for entry in data.skipped]
     record = runs.evaluation_record(measured, None, None)
     record |= {"samples": len(data), "skipped": skipped, "seconds": {"training": stopwatch.kept}}
+    record |= opened.record()
     write_json(out / "result.json", record)
     print_skipped(data)
     if planned:
@@ -220,6 +221,7 @@ def defend(
     record = {
         **runs.evaluation_record(before, after, source.truth(data, found)),
         **runs.scan_record(data, found),
+        **opened.record(),
         "unlearning": story,
         "untouched": not story["held_out_accuracy"],
     }
@@ -270,6 +272,7 @@ def defend_with(
         "samples": len(data),
         "skipped": [asdict(entry) for entry in data.skipped],
         **(runs.scan_record(data, found) if found else {}),
+        **opened.record(),
         "defense": story,
         "seconds": seconds,
         "epochs_equivalent": (found.passes if found else 0.0) + story["passes"],
@@ -398,13 +401,15 @@ def evaluate(run: Path, out: Path, trial: TrialOptions, names: Path | None, devi
     """`cgd evaluate`: measure the model of a run folder, write its `result.json` with that."""
     _check_apart(run, out)
     model = load_model(run)
-    measured = trial.open(model, names).measure(model, pick_device(device))
+    opened = trial.open(model, names)
+    measured = opened.measure(model, pick_device(device))
     path = run / "result.json"
     record = read_json(path) if path.is_file() else runs.evaluation_record(None, None, None)
     repaired = any((run / name).is_file() for name in ("unlearning.json", runs.DEFENSE))
     side = "after" if repaired else "before"
     told = {key: value for key, value in asdict(measured).items() if value is not None}
     record[side] = {**record[side], **told}
+    record |= opened.record()
     record["der"] = effectiveness(Evaluation(**record["before"]), Evaluation(**record["after"]))
     write_json(out / path.name, record)
     print(f"{run}{in_words(measured)}")

@@ -28,6 +28,7 @@ from cgd.presets import get_preset
 from cgd.progress import say
 from cgd.settings import changed
 from cgd.suspect import SUSPECTS, SuspectRecipe
+from cgd.terminal import print_skipped
 from cgd.text import plain
 from cgd.training import pick_device
 
@@ -319,6 +320,13 @@ class Trial:
             return Evaluation()
         return evaluate(model, self.test, self.attack, self.target, device=device)
 
+    def record(self) -> dict[str, Any]:
+        """Return what `result.json` says of the test images; nothing where there are none."""
+        if self.test is None:
+            return {}
+        skipped = [asdict(entry) for entry in self.test.skipped]
+        return {"test": {"samples": len(self.test), "skipped": skipped}}
+
 
 @dataclass(frozen=True)
 class TrialOptions:
@@ -339,6 +347,7 @@ class TrialOptions:
                 raise InputError("--attack needs --test, the clean images to put the trigger on")
             return Trial()
         test = load_named(self.test, model.card.size, names)
+        print_skipped(test)
         check_fit(model, test)
         run = self.attack_run
         if run is None and data is not None and _is_attack_run(Path(data)):
