@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from cgd.data import ImageData, Skipped, load, loading
+from cgd.data.listing import Stored
 from cgd.errors import InputError
 
 
@@ -177,6 +178,24 @@ def test_many_images_keep_their_order(image_folder, monkeypatch) -> None:
     data = load(root)
     for i in (0, 17, 39, 40, 79):
         assert torch.equal(data.images[i], pixels_of(root / data.paths[i]))
+
+
+def test_only_so_many_bytes_wait_to_be_decoded(monkeypatch) -> None:
+    monkeypatch.setattr(loading, "BATCH_BYTES", 10)
+    monkeypatch.setattr(loading, "BYTES_IN_FLIGHT", 35)
+    monkeypatch.setattr(loading, "THREADS", 8)
+    taken = []
+
+    def items():
+        for name in range(40):
+            taken.append(name)
+            yield Stored(str(name), bytes(10))
+
+    found = []
+    for path in loading._in_threads(items(), lambda stored: stored.path):
+        found.append(path)
+        assert len(taken) - len(found) <= 3
+    assert found == [str(name) for name in range(40)]
 
 
 def original_sizes(data: ImageData, positions: list[int], side: int) -> list[tuple[int, ...]]:
