@@ -685,6 +685,31 @@ def test_corrupt_images_are_skipped_counted_and_named(
     assert "zero.png" in (tmp_path / "out" / "report.html").read_text()
 
 
+def test_corrupt_test_images_are_counted_and_named(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    test, run = paint(tmp_path / "test", 5, 5), tmp_path / "run"
+    (test / "red" / "zero.png").write_bytes(b"")
+    kept = {"samples": 15, "skipped": [{"path": "red/zero.png", "reason": "empty", "row": 15}]}
+    guide = f"classifier:{world['guide']}"
+    model = ("--model", world["victim"])
+    scanning = ("defend", world["poisoned"], *model, "--guide", guide)
+    tuning = (*other_defense(world, tmp_path / "ft")[:4], "--defense", "ft", "--clean", "true:50%")
+    for name, arguments in (
+        ("run", ("train", world["photos"], "--arch", "tiny_resnet", "--epochs", 1)),
+        ("scanned", scanning),
+        ("tuned", tuning),
+        ("measured", ("evaluate", run)),
+    ):
+        answer = cgd(*arguments, "--test", test, "--out", tmp_path / name)
+        assert answer.code == 0, answer.err
+        assert f"{test}: 1 images could not be used" in answer.err
+        assert "'red/zero.png': empty" in answer.err
+        assert result(tmp_path / name)["test"] == kept
+    assert cgd("evaluate", run, "--test", world["test"]).code == 0
+    assert result(run)["test"] == {"samples": 60, "skipped": []}
+
+
 # Bad input: exit code 2, one line, nothing written.
 
 

@@ -89,6 +89,12 @@ def test_without_an_attack_only_clean_accuracy_is_measured(toy_data: DataMaker) 
     assert measured == Evaluation(ca=100.0, asr=None, ra=None)
 
 
+@pytest.mark.parametrize("target", [3, -1])
+def test_a_target_that_is_no_class_is_refused(toy_data: DataMaker, target: int) -> None:
+    with pytest.raises(InputError, match=f"target {target}: the classes are 0 to 2"):
+        evaluate(colour_model(16), toy_data(6), make_attack("badnets"), target, device=CPU)
+
+
 def test_where_all_images_are_of_the_target_no_attack_can_be_measured(toy_data: DataMaker) -> None:
     reds = toy_data(60, tint=40).subset(np.arange(0, 60, 3))
     measured = evaluate(colour_model(16), reds, make_attack("badnets"), target=0, device=CPU)

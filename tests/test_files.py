@@ -1,6 +1,9 @@
 """Files are there whole or not at all, and come back as they were."""
 
+import os
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +17,7 @@ from hypothesis import strategies as st
 from cgd.errors import InputError
 from cgd.files import (
     atomic,
+    copy_file,
     read_json,
     read_tensors,
     scratch,
@@ -46,7 +50,7 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     with atomic(path) as temporary:
         temporary.write_text("ne")
         assert path.read_text() == "old"
-        assert temporary.parent == tmp_path
+        assert temporary.parent.parent == tmp_path
         temporary.write_text("new")
     assert path.read_text() == "new"
     assert names(tmp_path) == ["record.txt"]
@@ -79,10 +83,50 @@ def test_two_writers_do_not_meet(tmp_path: Path) -> None:
     assert names(tmp_path) == ["record.txt"]
 
 
-def test_folders_are_made_and_others_may_read(tmp_path: Path) -> None:
-    path = tmp_path / "a" / "b" / "record.json"
-    write_json(path, 1)
-    assert path.stat().st_mode & 0o777 == 0o644
+@pytest.fixture(params=[0o022, 0o077, 0o002], ids=oct)
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_folders_are_made_and_files_are_as_open_as_the_umask_says(
+    tmp_path: Path, umask: int
+) -> None:
+    folder = tmp_path / "a" / "b"
+    write_json(folder / "record.json", 1)
+    write_tensors(folder / "logits.safetensors", {"logits": torch.zeros(3)})
+    copy_file(folder / "record.json", folder / "copy.json")
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o666 & ~umask}
+    assert len(names(folder)) == 3
+
+
+def test_what_a_kill_left_is_removed_when_the_same_file_is_written_again(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from cgd.files import atomic\n"
+        "with atomic(Path(sys.argv[1])) as path: path.write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    path = tmp_path / "record[1].txt"
+    subprocess.run([sys.executable, "-c", code, path], check=False)
+    assert len(names(tmp_path)) == 1
+    others = [".record[1].txt.html.0123abcd", ".record1.txt.0123abcd", "record[1].txt.0123abcd"]
+    for name in others:
+        (tmp_path / name).mkdir()
+    (tmp_path / ".record[1].txt.01234567").touch()
+    write_text(path, "new")
+    assert names(tmp_path) == sorted([*others, ".record[1].txt.01234567", path.name])
+
+
+def test_a_file_without_locks_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", unknown)
+    (tmp_path / ".record.txt.0123abcd").mkdir()
+    write_text(tmp_path / "record.txt", "new")
+    assert names(tmp_path) == [".record.txt.0123abcd", "record.txt"]
 
 
 def test_a_folder_in_the_way_is_not_replaced(tmp_path: Path) -> None:

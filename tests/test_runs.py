@@ -350,7 +350,7 @@ def test_the_record_of_a_scan_adds_up(tmp_path: Path, data: ImageData, scan: Sca
     record = json.loads((tmp_path / "r.json").read_text())
     assert record["samples"] == sum(record["parts"].values()) == 30
     assert record["parts"]["triggered"] == len(scan.split.triggered)
-    assert record["skipped"] == [{"path": "broken.jpg", "reason": "truncated"}]
+    assert record["skipped"] == [{"path": "broken.jpg", "reason": "truncated", "row": None}]
     assert (record["seconds"], record["epochs_equivalent"]) == (scan.seconds, 3.0)
     agreed = (scan.map.guide_label == data.labels.numpy()) & (data.labels.numpy() == 1)
     share = agreed.sum() / (data.labels == 1).sum().item()

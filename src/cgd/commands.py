@@ -141,7 +141,7 @@ def train(
     skipped = [asdict(entry) for entry in data.skipped]
     record = runs.evaluation_record(measured, None, None)
     record |= {"samples": len(data), "skipped": skipped, "seconds": {"training": stopwatch.kept}}
-    record["measured_with"] = opened.fingerprints
+    record |= opened.record()
     write_json(out / "result.json", record)
     print_skipped(data)
     if planned:
@@ -221,8 +221,8 @@ def defend(
     before, after = opened.measure(victim, device), opened.measure(repaired, device)
     record = {
         **runs.evaluation_record(before, after, source.truth(data, found)),
-        "measured_with": opened.fingerprints,
         **runs.scan_record(data, found),
+        **opened.record(),
         "unlearning": story,
         "untouched": not story["held_out_accuracy"],
     }
@@ -276,10 +276,10 @@ def defend_with(
     seconds = {**(found.seconds if found else {}), "defense": story["seconds"]}
     record = {
         **runs.evaluation_record(before, after, truth),
-        "measured_with": opened.fingerprints,
         "samples": len(data),
         "skipped": [asdict(entry) for entry in data.skipped],
         **(runs.scan_record(data, found) if found else {}),
+        **opened.record(),
         "defense": story,
         "seconds": seconds,
         "epochs_equivalent": (found.passes if found else 0.0) + story["passes"],
@@ -404,7 +404,9 @@ def evaluate(run: Path, out: Path, trial: TrialOptions, names: Path | None, devi
         raise InputError(f"{path}: not what cgd train or cgd defend writes; name their run folder")
     repaired = any((run / name).is_file() for name in ("unlearning.json", runs.DEFENSE))
     side = "after" if repaired else "before"
-    write_json(out / path.name, runs.measure_again(record, side, measured, opened.fingerprints))
+    record = runs.measure_again(record, side, measured, opened.fingerprints)
+    told = {**opened.record(), "measured_with": record["measured_with"]}
+    write_json(out / path.name, {**record, **told})
     print(f"{run}{in_words(measured)}")
     print(out / path.name)
     if (run / "report.html").is_file() and out.resolve() == run.resolve():

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from cgd.attacks import Attack, Manifest
 from cgd.data.dataset import ImageData
+from cgd.errors import InputError
 from cgd.metrics import (
     accuracy,
     attack_success_rate,
@@ -54,9 +55,11 @@ def evaluate(
         device: where to compute.
 
     Raises:
-        InputError: the test images do not fit the model.
+        InputError: the test images do not fit the model, or the target is none of their classes.
     """
     check_fit(model, test)
+    if attack and not 0 <= target < len(test.classes):
+        raise InputError(f"target {target}: the classes are 0 to {len(test.classes) - 1}")
     labels = test.labels.numpy()
     ca = accuracy(_predicted(model, test.images, device), labels)
     if attack is None:

@@ -1,14 +1,16 @@
 """Artefacts on disk: written to a temporary name and renamed, never pickled."""
 
+import fcntl
 import hashlib
 import json
 import math
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +27,52 @@ IN_MEMORY_BYTES = 2**28
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds."""
+    """Yield a temporary path; rename it to `path` if the block succeeds.
+
+    It is in a hidden folder beside `path`, where libraries may leave files of their own. What a
+    kill left of writing the same `path` before is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    _sweep(path)
+    handle, folder = _claim(path)
+    temporary = folder / path.name
     try:
+        temporary.touch()
         yield temporary
-        temporary.chmod(0o644)
+        # Some libraries make files for the owner alone; the folder tells what the umask allows.
+        temporary.chmod(os.fstat(handle).st_mode & 0o666)
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
+
+
+def _claim(path: Path) -> tuple[int, Path]:
+    """Make a hidden folder beside `path` and lock it: the lock ends with the process."""
+    while True:
+        folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        folder.mkdir()
+        with suppress(FileNotFoundError):
+            handle = os.open(folder, os.O_RDONLY)
+            with suppress(OSError):  # some network disks have no locks; nothing is swept there
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if folder.exists():  # not swept by another process in between
+                return handle, folder
+            os.close(handle)
+
+
+def _sweep(path: Path) -> None:
+    """Remove the hidden folders of `path` that no process has locked."""
+    pattern = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}")
+    for name in filter(pattern.fullmatch, os.listdir(path.parent)):
+        left = path.with_name(name)
+        with suppress(OSError):
+            handle = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left)
+            finally:
+                os.close(handle)
 
 
 def scratch(

@@ -28,6 +28,8 @@ from cgd.presets import get_preset
 from cgd.progress import say
 from cgd.settings import changed
 from cgd.suspect import SUSPECTS, SuspectRecipe
+from cgd.terminal import print_skipped
+from cgd.text import plain
 from cgd.training import pick_device
 
 OWN = "checkpoint"
@@ -154,11 +156,10 @@ class ImportOptions:
         if is_record(source.data):
             return self._open_record(source)
         data = source.load()
-        n = len(data)
         return import_listed(
             data,
-            rows=read_rows(self.index, n, data.paths) if self.index else None,
-            labels=read_labels(self.labels, n, data.classes) if self.labels else None,
+            rows=read_rows(self.index, data) if self.index else None,
+            labels=read_labels(self.labels, data) if self.labels else None,
             clean=load(self.clean, size=data.size) if self.clean else None,
             family=family,
             seed=source.seed,
@@ -352,6 +353,14 @@ class Trial:
             return Evaluation()
         return evaluate(model, self.test, self.attack, self.target, device=device)
 
+    def record(self) -> dict[str, Any]:
+        """Return what `result.json` says of the test images and the trigger."""
+        record: dict[str, Any] = {"measured_with": self.fingerprints}
+        if self.test is not None:
+            skipped = [asdict(entry) for entry in self.test.skipped]
+            record["test"] = {"samples": len(self.test), "skipped": skipped}
+        return record
+
 
 @dataclass(frozen=True)
 class TrialOptions:
@@ -362,12 +371,17 @@ class TrialOptions:
 
     def open(self, model: Classifier, names: Path | None, data: str | None = None) -> Trial:
         """Load the test images at the model's size, and the attack: its own run folder's or that
-        of the data."""
+        of the data.
+
+        Raises:
+            InputError: the test images or the attack cannot be used, or have other classes.
+        """
         if self.test is None:
             if self.attack_run:
                 raise InputError("--attack needs --test, the clean images to put the trigger on")
             return Trial()
         test = load_named(self.test, model.card.size, names)
+        print_skipped(test)
         check_fit(model, test)
         run = self.attack_run
         if run is None and data is not None and _is_attack_run(Path(data)):
@@ -378,6 +392,7 @@ class TrialOptions:
             say(f"note: {run} was imported; without its trigger, clean accuracy alone is measured")
             return Trial(test)
         attack, manifest = attacks.read_poisoned(run)
+        _check_classes(run, manifest.target, test, names)
         return Trial(test, attack, manifest.target)
 
 
@@ -444,12 +459,14 @@ def load_named(source: str, size: int | None, names: Path | None) -> ImageData:
     Raises:
         InputError: the data or the file cannot be used.
     """
-    mapping = read_json(names) if names else None
-    if mapping is not None and not (
-        isinstance(mapping, Mapping) and all(isinstance(name, str) for name in mapping.values())
-    ):
-        raise InputError(f"{names}: must be a JSON object {{code: name}}, both strings")
-    return load(source, size=size, names=mapping)
+    return load(source, size=size, names=_read_names(names) if names else None)
+
+
+def _read_names(path: Path) -> Mapping[str, str]:
+    names = read_json(path)
+    if not (isinstance(names, Mapping) and all(isinstance(name, str) for name in names.values())):
+        raise InputError(f"{path}: must be a JSON object {{code: name}}, both strings")
+    return names
 
 
 def _channels(option: str, text: str) -> tuple[float, float, float]:
@@ -466,6 +483,32 @@ def _channels(option: str, text: str) -> tuple[float, float, float]:
             "0.485,0.456,0.406"
         )
     return r, g, b
+
+
+def _check_classes(run: Path, target: int, test: ImageData, names: Path | None) -> None:
+    """Make sure that an attack was made for the classes of the test images."""
+    if target >= len(test.classes):
+        raise InputError(
+            f"{run}: its target is class {target}, but the classes of {test.source} are 0 to "
+            f"{len(test.classes) - 1}; name test images of the classes that were attacked"
+        )
+    attacked = _classes_of(run)
+    readable = _read_names(names) if names else {}
+    # The attacked data may have had readable names, or codes that `names` is for.
+    if attacked and [readable.get(name, name) for name in attacked] != list(test.classes):
+        raise InputError(
+            f"{run}: its attack is on the classes {plain(', '.join(attacked), 60)}, but "
+            f"{test.source} has {plain(', '.join(test.classes), 60)}; name test images of the "
+            "classes that were attacked, or give them the same names with --names"
+        )
+
+
+def _classes_of(run: Path) -> list[str] | None:
+    """Names of the classes that a run folder is about, where it says so."""
+    path = run / "config.json"
+    config = read_json(path) if path.is_file() else None
+    classes = config.get("classes") if isinstance(config, Mapping) else None
+    return [str(name) for name in classes] if isinstance(classes, list) else None
 
 
 def _is_attack_run(folder: Path) -> bool:

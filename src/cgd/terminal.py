@@ -76,7 +76,7 @@ def print_skipped(data: ImageData) -> None:
     """Warn of images that could not be used, by name; of many, the first ones."""
     if not data.skipped:
         return
-    say(f"warning: {len(data.skipped)} images could not be used:")
+    say(f"warning: {data.source}: {len(data.skipped)} images could not be used:")
     for entry in data.skipped[:MOST_NAMED]:
         say(f"  {entry.path!r}: {entry.reason}")
     if len(data.skipped) > MOST_NAMED:

@@ -76,6 +76,13 @@ def test_what_tells_nothing_is_refused(data: ImageData, noise_data: DataMaker) -
         import_listed(data, rows=np.array([1]), clean=noise_data(20, 5))
 
 
+def test_clean_data_with_other_rows_is_refused(data: ImageData) -> None:
+    """As many images, but each has another one that could not be used."""
+    poisoned, clean = (data.subset(np.delete(np.arange(20), row)) for row in (12, 7))
+    with pytest.raises(InputError, match="row 7 could be used here or in memory, but not in both"):
+        import_listed(poisoned, rows=np.array([1]), clean=clean)
+
+
 def test_a_record_is_put_into_the_clean_data(
     tmp_path: Path, data: ImageData, make_record: RecordMaker, noise_images: ImagesMaker
 ) -> None:

@@ -1,7 +1,11 @@
 """One image: every kind of pixel, and everything that can be wrong with a file."""
 
 import struct
+import time
+import tracemalloc
 import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -79,6 +83,51 @@ def test_16_bit_grey_is_scaled_to_8_bit(kind: str) -> None:
     content = encoded(Image.fromarray(GRADIENT.astype(np.uint16) * 257), kind)
     pixels, _ = decode_square(content, 8)
     np.testing.assert_array_equal(pixels, np.stack([GRADIENT] * 3))
+
+
+def test_16_bit_grey_takes_little_more_memory_than_the_image() -> None:
+    ramp = np.linspace(0, 65535, 1000 * 2000).astype(np.uint16).reshape(1000, 2000)
+    content = encoded(Image.fromarray(ramp))
+    tracemalloc.start()
+    try:
+        pixels, _ = decode_square(content, 8)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * ramp.size
+    assert np.all(np.diff(pixels[0].mean(1)) > 0)
+
+
+def test_16_bit_grey_in_strips_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encoded(Image.fromarray(GRADIENT.astype(np.uint16) * 257))
+    for pixels_a_strip in (1, 24):
+        monkeypatch.setattr(decode, "STRIP_PIXELS", pixels_a_strip)
+        np.testing.assert_array_equal(decode_square(content, 8)[0], np.stack([GRADIENT] * 3))
+
+
+@pytest.mark.parametrize("read", [decode_square, decode_shrunk])
+def test_threads_decode_only_so_many_pixels_at_once(
+    read: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, most = 0, 0
+    pixels_of = decode._to_rgb
+
+    def slow(image: Image.Image) -> Image.Image:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        time.sleep(0.01)
+        made = pixels_of(image)
+        now -= 1
+        return made
+
+    monkeypatch.setattr(decode, "_to_rgb", slow)
+    monkeypatch.setattr(decode, "_room", decode._Room(150))
+    contents = [encoded(noise(8, 8))] * 12 + [b"damaged"] + [encoded(noise(12, 12))] * 4
+    with ThreadPoolExecutor(8) as pool:
+        futures = [pool.submit(read, content, 4) for content in contents]
+    assert sum(future.exception() is None for future in futures) == 16
+    assert most == 2
 
 
 def test_cmyk_jpeg() -> None:

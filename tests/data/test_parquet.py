@@ -1,6 +1,8 @@
 """`load` from Parquet, and `write_parquet`."""
 
 import json
+import tracemalloc
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from cgd.data import ImageData, from_arrays, load, write_parquet, writing
+from cgd.data.parquet import list_parquet
 from cgd.errors import InputError
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -109,6 +112,27 @@ def test_folder_of_files_in_sorted_order(tmp_path: Path) -> None:
         assert torch.equal(image, pixels_of(content))
 
 
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("train-00000-of-00001", "test-00000-of-00001"),
+        ("train", "validation"),
+        ("Train_0", "TEST.0"),
+    ],
+)
+def test_a_folder_of_several_splits_is_refused(tmp_path: Path, first: str, second: str) -> None:
+    for name in (first, second):
+        write(tmp_path / f"{name}.parquet", SEVEN, LABELS)
+    bad(tmp_path, rf"holds splits \(\w+, \w+\), .* such as hf:{tmp_path}:\w+$")
+
+
+def test_parts_of_one_split_are_one_data_set(tmp_path: Path) -> None:
+    for part in range(2):
+        write(tmp_path / f"train-{part:05}-of-00002.parquet", SEVEN, LABELS)
+    write(tmp_path / "testimony.parquet", SEVEN, LABELS)
+    assert len(load(tmp_path)) == 21
+
+
 def test_common_other_column_names(tmp_path: Path) -> None:
     columns = ("img", "fine_label")
     data = load(write(tmp_path / "a.parquet", SEVEN, LABELS, ["x", "y", "z"], columns=columns))
@@ -141,6 +165,16 @@ def test_control_characters_in_names_are_replaced(tmp_path: Path) -> None:
     data = load(tmp_path / "a.parquet")
     assert data.classes == ("?cat", "d?og", "x")
     assert data.paths[0] == "a?[2J?"
+
+
+def test_classes_that_look_alike_once_printable_are_refused(tmp_path: Path) -> None:
+    for labels, names in ((["a\0", "a\1", "b"], None), ([0, 1, 2], ["a\0", "a\1", "b"])):
+        bad(write(tmp_path / "a.parquet", SEVEN[:3], labels, names), "both be named 'a\\?'")
+
+
+def test_classes_that_share_a_name_in_the_source_keep_it(tmp_path: Path) -> None:
+    data = load(write(tmp_path / "a.parquet", SEVEN[:3], [0, 1, 2], ["crane", "crane", "x"]))
+    assert data.classes == ("crane", "crane", "x")
 
 
 def test_the_same_image_relabelled_has_the_same_key(tmp_path: Path) -> None:
@@ -188,6 +222,55 @@ def test_ascending_originals_read_each_row_group_once(
     for start in range(0, 49, 7):
         data.originals(range(start, start + 7), 100)
     assert opened == [0, 1, 2, 3, 4]
+
+
+def peak_memory(work: Callable[[], object]) -> int:
+    """Most bytes that Python objects and arrays held meanwhile."""
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_large_value_that_repeats_does_not_fill_the_memory(tmp_path: Path) -> None:
+    """A dictionary keeps it once in the file, however many rows have it."""
+    path = write(tmp_path / "a.parquet", [bytes(8 * 2**20)] * 32, [0, 1] * 16, row_group_size=32)
+    assert path.stat().st_size < 9 * 2**20
+    listing = list_parquet([path], "a")
+
+    def read() -> None:
+        for stored in listing.read(range(32)):
+            assert len(stored.content) == 8 * 2**20
+
+    assert peak_memory(read) < 64 * 2**20
+
+
+def test_long_labels_and_paths_that_repeat_do_not_fill_the_memory(tmp_path: Path) -> None:
+    long = "x" * 2**20
+    images = [{"bytes": SEVEN[0], "path": long}] * 200
+    table = pa.table({"image": pa.array(images, STRUCT), "label": ["a", long] * 100})
+    pq.write_table(table, tmp_path / "a.parquet")
+
+    def read() -> None:
+        listing = list_parquet([tmp_path / "a.parquet"], "a")
+        assert listing.labels.tolist() == [0, 1] * 100
+        assert len({stored.path for stored in listing.read(range(200))}) == 1
+
+    assert peak_memory(read) < 32 * 2**20
+    assert len(load(tmp_path / "a.parquet").paths[0]) == 4096
+
+
+def test_too_large_values_are_skipped_uncopied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cgd.data.parquet.MAX_BYTES", 1000)
+    contents = [*SEVEN[:2], bytes(1001), None]
+    path = write(tmp_path / "a.parquet", contents, [0, 1, 0, 1], row_group_size=4)
+    *_, large, none = list_parquet([path], "a").read(range(4))
+    assert (large.content, large.problem) == (b"", "more than 1000 bytes")
+    assert none.problem == "no image bytes stored"
 
 
 def bad(path: Path, message: str) -> None:

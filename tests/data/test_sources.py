@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from cgd.data import ImageData, Skipped, load, loading
+from cgd.data.listing import Stored
 from cgd.errors import InputError
 
 
@@ -67,7 +68,8 @@ def test_unusable_images_are_skipped_and_named(image_folder) -> None:
     assert data.index.tolist() == [1, 3, 4, 5, 6, 7]
     assert data.labels.tolist() == [0, 0, 1, 1, 1, 1]
     assert [skip.path for skip in data.skipped] == ["cat/0.png", "cat/2.png", "dog/a.jpg"]
-    assert data.skipped[0] == Skipped("cat/0.png", "empty")
+    assert [skip.row for skip in data.skipped] == [0, 2, 8]
+    assert data.skipped[0] == Skipped("cat/0.png", "empty", 0)
     assert data.skipped[2].reason == "not an image in a known format"
     for i, path in enumerate(data.paths):
         assert torch.equal(data.images[i], pixels_of(root / path))
@@ -97,7 +99,7 @@ def test_links_out_of_the_folder_are_skipped(image_folder, noise_image, tmp_path
 def test_a_pipe_does_not_block(image_folder) -> None:
     root = image_folder()
     os.mkfifo(root / "cat" / "pipe.png")
-    assert load(root).skipped == (Skipped("cat/pipe.png", "not a regular file"),)
+    assert load(root).skipped == (Skipped("cat/pipe.png", "not a regular file", 3),)
 
 
 def test_file_names_that_are_not_text(image_folder, noise_image) -> None:
@@ -178,6 +180,24 @@ def test_many_images_keep_their_order(image_folder, monkeypatch) -> None:
         assert torch.equal(data.images[i], pixels_of(root / data.paths[i]))
 
 
+def test_only_so_many_bytes_wait_to_be_decoded(monkeypatch) -> None:
+    monkeypatch.setattr(loading, "BATCH_BYTES", 10)
+    monkeypatch.setattr(loading, "BYTES_IN_FLIGHT", 35)
+    monkeypatch.setattr(loading, "THREADS", 8)
+    taken = []
+
+    def items():
+        for name in range(40):
+            taken.append(name)
+            yield Stored(str(name), bytes(10))
+
+    found = []
+    for path in loading._in_threads(items(), lambda stored: stored.path):
+        found.append(path)
+        assert len(taken) - len(found) <= 3
+    assert found == [str(name) for name in range(40)]
+
+
 def original_sizes(data: ImageData, positions: list[int], side: int) -> list[tuple[int, ...]]:
     assert data.originals is not None
     return [tuple(image.shape) for image in data.originals(positions, side)]
@@ -227,6 +247,21 @@ def test_names(image_folder) -> None:
     unknown = {f"x{i}": "thing" for i in range(8)}
     with pytest.raises(InputError, match=r"'x0', 'x1', 'x2', 'x3', 'x4' and 3 more"):
         load(root, names=unknown)
+
+
+@pytest.mark.parametrize("names", [{"n01": "crane", "n03": "crane"}, {"n01": "n03"}], ids=str)
+def test_names_that_make_two_classes_one_are_refused(image_folder, names) -> None:
+    root = image_folder(classes=("n01", "n02", "n03"))
+    message = "classes 'n01' and 'n03' would both be named '.*'; give each a name of its own"
+    with pytest.raises(InputError, match=message):
+        load(root, names=names)
+    swapped = {"n01": "n03", "n03": "n01"}
+    assert load(root, names=swapped).classes == ("n03", "n02", "n01")
+
+
+def test_classes_that_look_alike_once_printable_are_refused(image_folder) -> None:
+    root = image_folder(classes=("cat\x01", "cat\x02"))
+    bad(root, r"classes 'cat\\x01' and 'cat\\x02' would both be named 'cat\?'")
 
 
 def test_attack_output_is_read_without_its_ground_truth(

@@ -151,7 +151,7 @@ class Flip(Attack):
         self, data: ImageData, count: int, target: int, *, seed: int, device: torch.device
     ) -> tuple[Rows, Tensor]:
         if self.labels:
-            labels = torch.from_numpy(read_labels(Path(self.labels), len(data), data.classes))
+            labels = torch.from_numpy(read_labels(Path(self.labels), data))
             rows = np.flatnonzero((labels != data.labels).numpy())
             if not len(rows):
                 raise InputError(f"{self.labels}: has the labels that the data has anyway")

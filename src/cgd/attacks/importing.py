@@ -46,7 +46,7 @@ def import_listed(
     Args:
         data: the images, with the labels that a victim gets, or those before the attack if
             `labels` are given.
-        rows: the poisoned samples; default: those whose label changed.
+        rows: positions of the poisoned samples in `data`; default: those whose label changed.
         labels: int64 [n], the labels that a victim gets, if these are not in `data`.
         clean: the data before the attack, row for row; default: `data`.
         family: default: clean-image where `labels` are given; otherwise dirty-label where labels
@@ -88,6 +88,11 @@ def _check_same_rows(data: ImageData, clean: ImageData) -> None:
         )
     if clean.classes != data.classes:
         raise InputError(f"{clean.source}: has other classes than {data.source}")
+    if differing := set(clean.index.tolist()) ^ set(data.index.tolist()):
+        raise InputError(
+            f"{clean.source}: row {min(differing)} could be used here or in {data.source}, but not "
+            "in both; repair the image, or remove it from both"
+        )
 
 
 def import_record(record: Record, clean: ImageData, target: int, *, seed: int = 0) -> Imported:

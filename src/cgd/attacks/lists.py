@@ -1,6 +1,9 @@
 """Lists that a user names: the labels of a data set, or which of its samples are poisoned.
 
 Formats are `.npy`, `.json` (a list), and `.csv` or `.txt` (one value a line). Nothing is unpickled.
+
+Rows count in the source, as `ImageData.index` does, so that they mean the same samples where some
+images could not be used. A list with a value a sample may have one for these images, too.
 """
 
 from collections.abc import Sequence
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cgd.data.dataset import ImageData
 from cgd.errors import InputError
 from cgd.files import read_json
 from cgd.text import plain
@@ -21,7 +25,7 @@ Values = NDArray[np.int64] | NDArray[np.bool_] | NDArray[np.float64] | list[str]
 """One value a sample; or [n, m] floats, m scores a sample."""
 
 
-def read_labels(path: Path, n: int, classes: Sequence[str]) -> NDArray[np.int64]:
+def read_labels(path: Path, data: ImageData) -> NDArray[np.int64]:
     """Read a label for each sample: class numbers, class names, or scores of all classes (`.npy`,
     `.json`), the largest of which counts.
 
@@ -29,52 +33,68 @@ def read_labels(path: Path, n: int, classes: Sequence[str]) -> NDArray[np.int64]
 
     Args:
         path: the file.
-        n: how many labels there must be.
-        classes: class names.
+        data: the samples, as loaded.
 
     Returns:
-        int64 [n], values in [0, len(classes)).
+        int64 [n], values in [0, len(data.classes)).
 
     Raises:
         InputError: the file cannot be read, has another length, or names no class.
     """
-    values = _read(path)
-    if len(values) != n:
-        raise InputError(f"{path}: {len(values)} labels for {n} images; one for each is needed")
+    values, classes = _read(path), data.classes
+    whole = len(values) != len(data)
+    if whole and len(values) != _source_rows(data):
+        raise InputError(
+            f"{path}: {len(values)} labels for {len(data)} images; one for each is needed"
+        )
     if isinstance(values, np.ndarray) and values.ndim == 2:
         values = _best(path, values, len(classes))
     labels = _class_numbers(path, values, classes)
     _check_range(path, labels, len(classes), "label", "classes")
-    return labels
+    return labels[data.index] if whole else labels
 
 
-def read_rows(path: Path, n: int, paths: Sequence[str]) -> NDArray[np.int64]:
+def read_rows(path: Path, data: ImageData) -> NDArray[np.int64]:
     """Read which samples are meant: row numbers, a mask of truth values, or paths.
 
     Args:
         path: the file.
-        n: how many samples there are.
-        paths: their n paths, as loaded.
+        data: the samples, as loaded.
 
     Returns:
-        int64 [m], ascending, without doubles.
+        Positions in the data: int64 [m], ascending, without doubles.
 
     Raises:
-        InputError: the file cannot be read, names no sample, or one that is not there.
+        InputError: the file cannot be read, names no sample, one that is not there, or one that
+            could not be used.
     """
     values = _read(path)
     if isinstance(values, np.ndarray) and values.ndim == 2:
         raise InputError(f"{path}: expected one value a sample, not {list(values.shape)}")
     if isinstance(values, np.ndarray) and values.dtype == np.bool_:
-        if len(values) != n:
-            raise InputError(f"{path}: a mask of {len(values)} values for {n} images")
-        rows = np.flatnonzero(values)
+        rows = _marked(path, values, data)
     else:
-        rows = _row_numbers(path, values, paths)
-    _check_range(path, rows, n, "row", "images")
+        rows = _row_numbers(path, values, data)
     if not len(rows):
         raise InputError(f"{path}: names no sample; at least one must be poisoned")
-    return np.unique(rows)
+    return _positions(path, rows, data)
+
+
+def _source_rows(data: ImageData) -> int:
+    return len(data) + sum(entry.row is not None for entry in data.skipped)
+
+
+def _positions(path: Path, rows: NDArray[np.int64], data: ImageData) -> NDArray[np.int64]:
+    """Positions in the data of rows of its source: int64 [m], ascending, without doubles."""
+    _check_range(path, rows, _source_rows(data), "row", "images")
+    named = set(rows.tolist())
+    for entry in data.skipped:
+        if entry.row in named:
+            raise InputError(
+                f"{path}: names row {entry.row}, but {plain(entry.path)!r} could not be used "
+                f"({plain(entry.reason)}); repair the image, or leave it out of the list"
+            )
+    return np.flatnonzero(np.isin(data.index, rows))
 
 
 def _best(path: Path, scores: NDArray[Any], classes: int) -> NDArray[np.int64]:
@@ -108,14 +128,23 @@ def _class_numbers(path: Path, values: Values, classes: Sequence[str]) -> NDArra
     return found
 
 
-def _row_numbers(path: Path, values: Values, paths: Sequence[str]) -> NDArray[np.int64]:
+def _marked(path: Path, mask: NDArray[Any], data: ImageData) -> NDArray[np.int64]:
+    marked = np.flatnonzero(mask)
+    if len(mask) == len(data):
+        return data.index[marked]
+    if len(mask) != _source_rows(data):
+        raise InputError(f"{path}: a mask of {len(mask)} values for {len(data)} images")
+    return marked
+
+
+def _row_numbers(path: Path, values: Values, data: ImageData) -> NDArray[np.int64]:
     if isinstance(values, np.ndarray):
         return values.astype(np.int64)
     found = _as_numbers(values)
     if found is not None:
         return found
     places: dict[str, list[int]] = {}
-    for row, name in enumerate(paths):
+    for row, name in zip(data.index.tolist(), data.paths, strict=True):
         places.setdefault(name, []).append(row)
     rows = []
     for value in values:

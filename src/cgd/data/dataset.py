@@ -15,10 +15,17 @@ Originals = Callable[[Sequence[int], int], list[Tensor]]
 
 @dataclass(frozen=True)
 class Skipped:
-    """An image that could not be used, and why."""
+    """An image that could not be used, and why.
+
+    Attributes:
+        path: where it came from.
+        reason: why it could not be used.
+        row: its row in the source; None for what has none, such as a link to a folder.
+    """
 
     path: str
     reason: str
+    row: int | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from threading import Condition
 
 import numpy as np
 import torch
@@ -26,12 +27,39 @@ from cgd.errors import InputError
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_BYTES = 64 * 2**20
 MAX_PIXELS = 50_000_000
+PIXELS_AT_ONCE = 2 * MAX_PIXELS
+STRIP_PIXELS = 2**18
 MAX_ASPECT = 16
 REDUCING_GAP = 2.0
 
 
 class Unusable(Exception):
     """This image cannot be used; the message says why in a few words."""
+
+
+class _Room:
+    """Room for some pixels, which threads that decode share; who finds it full waits."""
+
+    def __init__(self, pixels: int) -> None:
+        self._left = pixels
+        self._changed = Condition()
+
+    @contextmanager
+    def of(self, image: Image.Image) -> Iterator[None]:
+        """Take the room that an image needs."""
+        pixels = image.width * image.height
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= pixels)
+            self._left -= pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += pixels
+                self._changed.notify_all()
+
+
+_room = _Room(PIXELS_AT_ONCE)
 
 
 def header_size(encoded: bytes) -> tuple[int, int]:
@@ -60,7 +88,8 @@ def decode_square(encoded: bytes, size: int) -> tuple[NDArray[np.uint8], tuple[i
     with _reasons():
         image = _open(encoded)
         stored = image.size
-        return _pixels(image, (size, size)), stored
+        with _room.of(image):
+            return _pixels(image, (size, size)), stored
 
 
 def decode_shrunk(encoded: bytes, side: int) -> NDArray[np.uint8]:
@@ -76,12 +105,8 @@ def decode_shrunk(encoded: bytes, side: int) -> NDArray[np.uint8]:
     """
     with _reasons():
         image = _open(encoded)
-        image = _without_ends(image)
-        short, long = sorted(image.size)
-        if short <= side:
-            return _pixels(image, image.size)
-        other = int(side * long / short)
-        return _shrunk(image, (side, other) if image.width == short else (other, side))
+        with _room.of(image):
+            return _shrunk_to(_without_ends(image), side)
 
 
 def decode_file(path: Path) -> Tensor:
@@ -141,6 +166,14 @@ def _open(encoded: bytes) -> Image.Image:
     return image
 
 
+def _shrunk_to(image: Image.Image, side: int) -> NDArray[np.uint8]:
+    short, long = sorted(image.size)
+    if short <= side:
+        return _pixels(image, image.size)
+    other = int(side * long / short)
+    return _shrunk(image, (side, other) if image.width == short else (other, side))
+
+
 def _without_ends(image: Image.Image) -> Image.Image:
     width, height = image.size
     longest = MAX_ASPECT * min(width, height)
@@ -185,8 +218,19 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise Unusable("floating-point pixels")
     if image.mode.startswith("I"):
-        # 16-bit grey, which convert("RGB") would clip at 255 instead of scaling.
-        grey = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
-        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+        return _scaled(image).convert("RGB")
     image.info.pop("transparency", None)
     return image.convert("RGB")
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    """Make 8-bit grey of 16-bit grey, which convert("RGB") would clip at 255; in strips, because
+    the numbers take more memory than the image."""
+    width, height = image.size
+    grey = np.empty((height, width), dtype=np.uint8)
+    rows = max(1, STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        values = np.clip(np.asarray(strip), 0, 65535).astype(np.uint32)
+        grey[top : top + rows] = (values + 128) // 257
+    return Image.fromarray(grey)

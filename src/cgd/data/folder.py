@@ -8,7 +8,7 @@ import numpy as np
 
 from cgd.data.dataset import Skipped
 from cgd.data.decode import MAX_BYTES
-from cgd.data.listing import Listing, Stored
+from cgd.data.listing import Listing, Stored, printable_classes
 from cgd.errors import InputError
 from cgd.text import printable
 
@@ -51,7 +51,7 @@ def list_folder(root: Path) -> Listing:
 
     return Listing(
         source=str(root),
-        classes=tuple(printable(folder) for folder in folders),
+        classes=printable_classes(folders, str(root)),
         labels=np.array(labels, dtype=np.int64),
         read=read,
         skipped=tuple(Skipped(printable(link), "link to a folder") for link in links),

@@ -55,7 +55,7 @@ def rename_classes(listing: Listing, names: Mapping[str, str]) -> Listing:
     """Replace the class names found in `names`; the others stay.
 
     Raises:
-        InputError: `names` has classes that the data does not have.
+        InputError: `names` has classes that the data does not have, or two would be named alike.
     """
     unknown = [code for code in names if code not in listing.classes]
     if unknown:
@@ -63,7 +63,34 @@ def rename_classes(listing: Listing, names: Mapping[str, str]) -> Listing:
             f"{listing.source}: the class names map has classes that the data does not: "
             f"{_some(unknown)}"
         )
-    return replace(listing, classes=tuple(names.get(code, code) for code in listing.classes))
+    classes = tuple(names.get(code, code) for code in listing.classes)
+    _check_distinct(listing.classes, classes, listing.source)
+    return replace(listing, classes=classes)
+
+
+def printable_classes(codes: Sequence[str], source: str) -> tuple[str, ...]:
+    """Make class names safe to show.
+
+    Raises:
+        InputError: two that differ would be named alike.
+    """
+    classes = tuple(printable(code) for code in codes)
+    _check_distinct(codes, classes, source)
+    return classes
+
+
+def _check_distinct(codes: Sequence[str], names: Sequence[str], source: str) -> None:
+    """Refuse to give two classes one name, by which no guide could tell them apart.
+
+    Classes that have the same name in the source itself may keep it.
+    """
+    first: dict[str, str] = {}
+    for code, name in zip(codes, names, strict=True):
+        if first.setdefault(name, code) != code:
+            raise InputError(
+                f"{source}: classes {first[name]!r} and {code!r} would both be named {name!r}; "
+                "give each a name of its own"
+            )
 
 
 def check_classes(labels: NDArray[np.int64], classes: Sequence[str], source: str) -> None:
@@ -104,7 +131,7 @@ def encode_labels(
         the label values themselves, in order.
 
     Raises:
-        InputError: a label outside the classes.
+        InputError: a label outside the classes, or two classes that would be named alike.
 
     >>> encode_labels(["dog", "cat", "dog"], None, "memory")
     (array([1, 0, 1]), ('cat', 'dog'))
@@ -119,12 +146,12 @@ def encode_labels(
                 "classes; correct the label or remove the row"
             )
         if classes is not None:
-            return values, tuple(printable(name) for name in classes)
+            return values, printable_classes(classes, source)
         values = values.tolist()
     found = sorted(set(values))
     codes = {value: code for code, value in enumerate(found)}
     labels = np.array([codes[value] for value in values], dtype=np.int64)
-    return labels, tuple(printable(str(value)) for value in found)
+    return labels, printable_classes([str(value) for value in found], source)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -27,6 +27,7 @@ PEEK_PLACES = 16
 PEEK_NEIGHBOURS = 16
 BATCH_IMAGES = 64
 BATCH_BYTES = 16 * 2**20
+BYTES_IN_FLIGHT = 256 * 2**20
 THREADS = min(os.cpu_count() or 1, 16)
 
 T = TypeVar("T")
@@ -96,7 +97,7 @@ def _fill(listing: Listing, size: int) -> ImageData:
     decoded = _in_threads(listing.read(range(n)), lambda stored: _decode(stored, size))
     for row, image in enumerate(track(decoded, "decoding", total=n)):
         if image.pixels is None:
-            skipped.append(Skipped(image.path, image.problem))
+            skipped.append(Skipped(image.path, image.problem, row))
             continue
         kept = len(paths)
         pixels[kept] = image.pixels
@@ -159,19 +160,24 @@ def _originals(listing: Listing, index: NDArray[np.int64]) -> Originals:
 
 
 def _in_threads(items: Iterable[Stored], work: Callable[[Stored], T]) -> Iterator[T]:
-    """Yield `work(item)` in order, with a bounded number of items in flight."""
+    """Yield `work(item)` in order, with a bounded number of items and of bytes in flight."""
 
     def work_on(batch: list[Stored]) -> list[T]:
         return [work(item) for item in batch]
 
     with ThreadPoolExecutor(THREADS) as pool:
-        pending: deque[Future[list[T]]] = deque()
+        pending: deque[tuple[Future[list[T]], int]] = deque()
+        held = 0
         for batch in _batches(items):
-            pending.append(pool.submit(work_on, batch))
-            if len(pending) > 2 * THREADS:
-                yield from pending.popleft().result()
-        while pending:
-            yield from pending.popleft().result()
+            size = sum(len(item.content) for item in batch)
+            pending.append((pool.submit(work_on, batch), size))
+            held += size
+            while len(pending) > 2 * THREADS or (pending and held > BYTES_IN_FLIGHT):
+                done, size = pending.popleft()
+                yield from done.result()
+                held -= size
+        for done, _ in pending:
+            yield from done.result()
 
 
 def _batches(items: Iterable[Stored]) -> Iterator[list[Stored]]:

@@ -8,17 +8,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from cgd.data.decode import MAX_BYTES
 from cgd.data.listing import Listing, Stored, encode_labels
 from cgd.errors import InputError
 from cgd.text import printable
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
-BATCH_ROWS = 64
+BATCH_ROWS = 16
+BATCH_BYTES = 16 * 2**20
 BUFFER_BYTES = 2**20
+LONGEST_PATH = 4096
 
 
 def list_parquet(files: Sequence[Path], source: str) -> Listing:
@@ -49,7 +53,7 @@ def list_parquet(files: Sequence[Path], source: str) -> Listing:
     names = class_names(schemas[0], label)
     with readable(source):
         chunks = [chunk for file in files for chunk in _label_chunks(file, label)]
-        values = pa.chunked_array(chunks, schemas[0].field(label).type)
+        values = pa.chunked_array(chunks, None if chunks else schemas[0].field(label).type)
         labels, classes = labels_from_arrow(values, names, source)
     reader = _Reader(files, image)
     if reader.rows != len(labels):
@@ -94,16 +98,32 @@ def labels_from_arrow(
     Raises:
         InputError: labels are neither integers nor strings, or one is missing or out of range.
     """
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    if values.null_count:
-        row = values.is_null().index(True).as_py()
-        raise InputError(f"{source}: row {row} has no label; give it one or remove the row")
-    if pa.types.is_integer(values.type):
+    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    if pa.types.is_integer(kind):
+        values = values.cast(kind)
+        _check_labelled(values.is_null().to_numpy(), source)
         return encode_labels(values.cast(pa.int64()).to_numpy(), classes, source)
-    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        return encode_labels(values.to_pylist(), None, source)
-    raise InputError(f"{source}: labels are {values.type}; expected integers or strings")
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        texts = _texts(values)
+        _check_labelled([text is None for text in texts], source)
+        return encode_labels(texts, None, source)
+    raise InputError(f"{source}: labels are {kind}; expected integers or strings")
+
+
+def _texts(values: Any) -> list[Any]:
+    """Texts of an Arrow column, those that are alike in memory once; None where there is none."""
+    texts: list[Any] = []
+    for chunk in values.chunks:
+        encoded = chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
+        distinct = encoded.dictionary.to_pylist()
+        texts += [None if at is None else distinct[at] for at in encoded.indices.to_pylist()]
+    return texts
+
+
+def _check_labelled(missing: Any, source: str) -> None:
+    if any(missing):
+        row = int(np.argmax(missing))
+        raise InputError(f"{source}: row {row} has no label; give it one or remove the row")
 
 
 def stored_images(column: Any, rows: Sequence[int]) -> list[Stored]:
@@ -119,10 +139,15 @@ def stored_images(column: Any, rows: Sequence[int]) -> list[Stored]:
         contents = fields["bytes"]
         if "path" in fields:
             paths = fields["path"].to_pylist()
+    # What is too large to decode is not even copied.
+    too_large = pc.fill_null(pc.greater(pc.binary_length(contents), MAX_BYTES), False).to_pylist()
     images = []
-    for row, content, path in zip(rows, contents.to_pylist(), paths, strict=True):
+    for place, (row, path) in enumerate(zip(rows, paths, strict=True)):
+        content = None if too_large[place] else contents[place].as_py()
         problem = "" if content else "no image bytes stored"
-        images.append(Stored(printable(path or f"row {row}"), content or b"", problem))
+        problem = f"more than {MAX_BYTES} bytes" if too_large[place] else problem
+        shown = printable((path or f"row {row}")[:LONGEST_PATH])
+        images.append(Stored(shown, content or b"", problem))
     return images
 
 
@@ -176,21 +201,36 @@ class _Reader:
                 self._held = stored_images(batch, range(self._first, self._first + len(batch)))
 
 
-def _open(file: Path) -> Any:
+def _open(file: Path, **options: Any) -> Any:
     # So, pyarrow reads a column page by page; by default it reads a whole row group at once.
-    return pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False)
+    return pq.ParquetFile(file, buffer_size=BUFFER_BYTES, pre_buffer=False, **options)
 
 
 def _image_batches(file: Path, group: int, column: str) -> Iterator[Any]:
     with _open(file) as opened:
+        rows = _batch_rows(opened.metadata.row_group(group), column)
         for batch in opened.iter_batches(
-            BATCH_ROWS, row_groups=[group], columns=[column], use_threads=False
+            rows, row_groups=[group], columns=[column], use_threads=False
         ):
             yield batch.column(0)
 
 
+def _batch_rows(group: Any, column: str) -> int:
+    """How many rows to read at once, so that they take little memory.
+
+    Where the file holds a dictionary, a few bytes a row may each stand for all that is stored.
+    """
+    largest = 1
+    for chunk in map(group.column, range(group.num_columns)):
+        if chunk.path_in_schema.partition(".")[0] == column:
+            shared = 1 if chunk.has_dictionary_page else max(1, group.num_rows)
+            largest = max(largest, chunk.total_uncompressed_size // shared)
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // largest))
+
+
 def _label_chunks(file: Path, column: str) -> Iterator[Any]:
-    with readable(file), _open(file) as opened:
+    # As a dictionary, long texts that repeat stay small.
+    with readable(file), _open(file, read_dictionary=[column]) as opened:
         for batch in opened.iter_batches(columns=[column], use_threads=False):
             yield batch.column(0)
 

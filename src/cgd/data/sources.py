@@ -2,20 +2,19 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from cgd.data.dataset import ImageData
-from cgd.data.folder import list_folder
+from cgd.data.folder import SPLIT_NAMES, list_folder
 from cgd.data.hub import list_hub
-from cgd.data.listing import Listing, rename_classes
+from cgd.data.listing import Listing, printable_classes, rename_classes
 from cgd.data.loading import decode_listing
 from cgd.data.parquet import list_parquet
 from cgd.data.vision import list_torchvision
 from cgd.errors import InputError
 from cgd.files import read_json
-from cgd.text import printable
 
 SCHEMES: dict[str, Callable[[str], Listing]] = {
     "hf": list_hub,
@@ -34,8 +33,8 @@ def load(
 
     Args:
         source: a folder of class folders; a Parquet file or a folder of them (columns `image` and
-            `label`); `hf:NAME[:SPLIT]`; `torchvision:NAME[:SPLIT]`; or the output folder of
-            `cgd attack`, of which only the images and labels are read.
+            `label`), of one split; `hf:NAME[:SPLIT]`; `torchvision:NAME[:SPLIT]`; or the output
+            folder of `cgd attack`, of which only the images and labels are read.
         size: height and width in pixels; by default the size that the images share, if they are
             square and at most 224 pixels, and 64 otherwise.
         names: readable names for class codes; classes not in it keep their name.
@@ -80,9 +79,23 @@ def _list_directory(path: Path) -> Listing:
             for file in path.iterdir()
             if file.suffix == ".parquet" and file.is_file() and not file.name.startswith(".")
         )
-        return list_parquet(files, str(path)) if files else list_folder(path)
+        if not files:
+            return list_folder(path)
+        _check_one_split(path, files)
+        return list_parquet(files, str(path))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _check_one_split(path: Path, files: Sequence[Path]) -> None:
+    """Refuse to mix files of several splits, such as train-00000-of-00001.parquet and test-..."""
+    found = {re.split(r"[-_.]", file.name.lower())[0] for file in files}
+    splits = sorted(found & SPLIT_NAMES)
+    if len(splits) > 1:
+        raise InputError(
+            f"{path}: holds splits ({', '.join(splits)}), not one data set; name one of them, "
+            f"such as hf:{path}:{splits[-1]}"
+        )
 
 
 def _list_exported(path: Path) -> Listing:
@@ -94,5 +107,5 @@ def _list_exported(path: Path) -> Listing:
             f"{path / 'classes.json'}: not the names of the {len(listing.classes)} class folders "
             "in data/; run `cgd attack` again"
         )
-    classes = tuple(printable(name) for name in names)
+    classes = printable_classes(names, str(path))
     return replace(listing, source=str(path), classes=classes)
