@@ -121,10 +121,10 @@ def test_the_same_command_resumes(tmp_path: Path, settings: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     ("command", "change", "named"),
     [
-        ("scan", {"seed": 1}, r"\(seed differ\)"),
-        ("scan", {"seed": 1, "data": "other/"}, r"\(data, seed differ\)"),
-        ("scan", {"size": 32}, r"\(size differ\)"),
-        ("train", {}, r"\(command differ\)"),
+        ("scan", {"seed": 1}, r"holds another run \(seed differ\)"),
+        ("scan", {"seed": 1, "data": "other/"}, r"holds another run \(data, seed differ\)"),
+        ("scan", {"size": 32}, r"holds another run \(size differ\)"),
+        ("train", {}, "is a run folder of `cgd scan`"),
     ],
 )
 def test_another_run_is_refused_and_left_alone(
@@ -135,7 +135,7 @@ def test_another_run_is_refused_and_left_alone(
         pass
     before = (out / "config.json").read_bytes()
     with (
-        pytest.raises(InputError, match=f"run: holds another run {named}; choose another --out"),
+        pytest.raises(InputError, match=f"run: {named}; choose another --out"),
         run_folder(out, command, SETTINGS | change),
     ):
         pytest.fail("the block must not run")

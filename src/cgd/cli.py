@@ -43,8 +43,8 @@ GuideName = Annotated[
     str,
     typer.Option(
         help="Trusted model: open_clip:MODEL/PRETRAINED, onnx:FILE[?map=MAP.json], "
-        "classifier:RUN_DIR, scores:FILE.npy|.parquet or demo; or several, as 'GUIDE + GUIDE': the "
-        "one that contradicts a label most counts."
+        "classifier:RUN_DIR, scores:FILE.npy|.parquet or demo (knows digits only); or several, as "
+        "'GUIDE + GUIDE': the one that contradicts a label most counts."
     ),
 ]
 PresetName = Annotated[
@@ -56,7 +56,11 @@ PresetName = Annotated[
 ]
 Scale = Annotated[
     float | None,
-    typer.Option(help="Logit scale of the guide: 1 = raw cosines, 100 = as CLIP is trained."),
+    typer.Option(
+        min=1e-3,
+        help="Logit scale of the guide: 1 = raw cosines, 100 = as CLIP is trained; default: the "
+        "preset's, 100, or 1 for `released`.",
+    ),
 ]
 AskFirst = Annotated[
     int | None,
@@ -148,7 +152,11 @@ DefenseName = Annotated[
 ]
 SuspectName = Annotated[
     str | None,
-    typer.Option(help="short, released, out-of-fold, or checkpoint (use --model's predictions)."),
+    typer.Option(
+        help="How the suspect is trained: `short` (a few passes, looked at three times), "
+        "`released` (three trainings, as CGD's authors do), `out-of-fold` (each third is judged by "
+        "a model of the others), or `checkpoint` (--model is the suspect). Default: the preset's."
+    ),
 ]
 
 
@@ -244,7 +252,7 @@ def train(
     arch: Arch = "small_resnet",
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = 12,
     batch: Annotated[int, typer.Option(min=2, help="Images a step.")] = 128,
-    lr: Annotated[float, typer.Option(help="Peak learning rate of SGD.")] = 0.1,
+    lr: Annotated[float, typer.Option(min=1e-6, help="Peak learning rate of SGD.")] = 0.1,
     flip: Flip = True,
     test: Test = None,
     attack: Annotated[
@@ -281,6 +289,8 @@ def train(
     source = Source(data, size, names, seed, device)
     recipe = Recipe(epochs=epochs, batch=batch, lr=lr, flip=flip)
     planned = None
+    if attack and attack not in ATTACKS and not Path(attack).exists():
+        raise InputError(f"--attack {attack}: neither an attack (`cgd attack list`) nor a folder")
     if attack in ATTACKS and not Path(attack).exists():
         planned = AttackOptions(attack, rate, target, tuple(parameter or ()))
     else:
@@ -297,7 +307,9 @@ def scan(
     guide: GuideName = "open_clip:ViT-B-32/laion2b_s34b_b79k",
     preset: PresetName = "default",
     suspect: SuspectName = None,
-    arch: Arch = "small_resnet",
+    arch: Annotated[
+        str, typer.Option(help="Architecture of the suspect, or of the weight file of --model.")
+    ] = "small_resnet",
     model: Annotated[
         Path | None,
         typer.Option(

@@ -77,6 +77,10 @@ def _foreign_files(out: Path) -> list[str]:
 def _same_run(out: Path, there: Any, wanted: dict[str, Any]) -> None:
     if not isinstance(there, dict):
         raise InputError(f"{out}: its config.json is not of a run; choose another --out")
+    if there.get("command") != wanted["command"]:
+        raise InputError(
+            f"{out}: is a run folder of `cgd {there.get('command')}`; choose another --out"
+        )
     keys = sorted(set(there) | set(wanted))
     differing = [key for key in keys if there.get(key) != wanted.get(key)]
     if differing:
