@@ -3,11 +3,12 @@
 Every run draws other images, or other wrong labels, and another suspect. Continues where it was
 stopped.
 
-    python tools/false_alarms.py DATA OUT [SEED]
+    python tools/false_alarms.py DATA OUT [SEED [KIND]]
 
 DATA holds `cifar10`, `gtsrb` and `caltech24` as the suites name them, and `guides` with the ONNX
 model of the caltech24 runs; OUT receives `cells/*.json` and `cells.parquet`. SEED is that of the
-first run of each kind, 0 if it is not given.
+first run of each kind, 0 if it is not given; KIND makes the runs of those kinds alone whose name
+holds it.
 """
 
 import sys
@@ -95,10 +96,12 @@ class Columns:
         return self.guide.logits(replace(data, classes=self.classes))[:, columns]
 
 
-def few_classes(data: ImageData, rng: np.random.Generator, count: int) -> ImageData:
+def few_classes(
+    data: ImageData, rng: np.random.Generator, count: int, images: int = IMAGES
+) -> ImageData:
     """So many classes, drawn at random, and at most so many images of them."""
     chosen = np.sort(rng.choice(len(data.classes), count, replace=False))
-    drawn = some(data.subset(np.flatnonzero(np.isin(data.labels.numpy(), chosen))), rng)
+    drawn = some(data.subset(np.flatnonzero(np.isin(data.labels.numpy(), chosen))), rng, images)
     labels = torch.from_numpy(np.searchsorted(chosen, drawn.labels.numpy()))
     return replace(drawn, labels=labels, classes=tuple(data.classes[c] for c in chosen))
 
@@ -113,10 +116,11 @@ def kinds(folder: Path, work: Path) -> Iterator[Kind]:
     name = f"onnx:{known}/mobilenet_v2_1.0_224.onnx?map={known}/imagenet_class_map.json"
     zero_shot = open_guide(name, device=CPU)
     for guided, word in ((guide, ""), (zero_shot, " zero-shot")):
-        for count in (2, 3):
+        for count, images in ((2, IMAGES), (3, IMAGES), (4, 400)):
             yield Kind(
                 f"cifar10 {count} classes{word}", 10,
-                lambda rng, count=count: few_classes(whole, rng, count), Columns(guided, whole),
+                lambda rng, count=count, images=images: few_classes(whole, rng, count, images),
+                Columns(guided, whole),
             )  # fmt: skip
     yield Kind("cifar10 uneven", 10, lambda rng: uneven(whole, rng), guide)
     human = pq.read_table(folder / "cifar10/human_labels.parquet")
@@ -139,7 +143,8 @@ def main() -> None:
     """Make the runs that are missing, then the table."""
     folder, out = (Path(name) for name in sys.argv[1:3])
     first = int(sys.argv[3]) if len(sys.argv) > 3 else 0
-    ways = list(kinds(folder, out / "work"))
+    asked = sys.argv[4] if len(sys.argv) > 4 else ""
+    ways = [kind for kind in kinds(folder, out / "work") if asked in kind.name]
     wanted = [(seed, kind) for kind in ways for seed in range(first, first + kind.runs)]
     for seed, kind in sorted(wanted, key=lambda entry: entry[0]):  # of each kind some, first
         path = out / "cells" / f"{kind.name.replace(' ', '-')}-{seed}.json"
