@@ -279,7 +279,8 @@ def train(
 
     Example: cgd train photos/ --arch torchvision:resnet18 --size 64 --out victim
 
-    Example: cgd train photos/ --attack wanet --rate 0.1 --set strength=4 --test photos-test/ --out victim
+    Example: cgd train photos/ --attack wanet --rate 0.1 --set strength=4 --test photos-test/ --out
+    victim
     """
     from cgd import commands
     from cgd.attacks import ATTACKS
