@@ -19,9 +19,10 @@ from cgd.bench import read_suite
 from cgd.bench.cells import Wanted, cells_of, scanned
 from cgd.bench.defenses import read_defense
 from cgd.bench.lab import Lab
+from cgd.bench.plots import svg
 from cgd.bench.scenes import NONE
 from cgd.bench.suite import Grid
-from cgd.files import atomic, read_json, write_json
+from cgd.files import read_json, write_json
 
 BINS = np.array([0, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 1.0])
 """Of probabilities; the first one holds nearly all samples."""
@@ -72,28 +73,19 @@ def one(lab: Lab, grid: Grid, wanted: Wanted) -> dict[str, Any]:
 
 def draw(runs: list[dict[str, Any]], path: Path) -> None:
     """Draw the share of poison against the mean probability, of all runs and of each."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams.update({"svg.hashsalt": "cgd", "font.size": 10})
-    figure, axes = plt.subplots(figsize=(5, 4.2), layout="constrained")
-    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
     samples, probability, poisoned = (
         np.array([run[key] for run in runs], dtype=np.float64)
         for key in ("samples", "probability", "poisoned")
     )
-    for n, p, k in zip(samples, probability, poisoned, strict=True):
-        axes.plot(p[n > 0] / n[n > 0], k[n > 0] / n[n > 0], color="C0", alpha=0.15, linewidth=1)
-    sums = samples.sum(0), probability.sum(0), poisoned.sum(0)
-    n, p, k = (column[sums[0] > 0] for column in sums)
-    axes.plot(p / n, k / n, "o-", color="C0", label=f"all {len(runs)} runs")
-    axes.set(xlabel="probability that is told", ylabel="share that is poison")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
+    with svg(path, 5, 4.2) as (_, (axes,)):
+        axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+        for n, p, k in zip(samples, probability, poisoned, strict=True):
+            axes.plot(p[n > 0] / n[n > 0], k[n > 0] / n[n > 0], color="C0", alpha=0.15, linewidth=1)
+        sums = samples.sum(0), probability.sum(0), poisoned.sum(0)
+        n, p, k = (column[sums[0] > 0] for column in sums)
+        axes.plot(p / n, k / n, "o-", color="C0", label=f"all {len(runs)} runs")
+        axes.set(xlabel="probability that is told", ylabel="share that is poison")
+        axes.legend(frameon=False)
 
 
 if __name__ == "__main__":

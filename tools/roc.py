@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
+from cgd.bench.plots import svg
 from cgd.bench.tables import Cell, read_cells, scene_of
-from cgd.files import atomic
 from cgd.metrics import ranking
 
 WORKS = 50
@@ -52,25 +52,16 @@ def curve(title: str, clean: list[Cell], poisoned: list[Cell]) -> Curve:
 
 def draw(curves: list[Curve], clean: int, path: Path) -> None:
     """Draw the share that is found against the share of false alarms."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    import matplotlib.pyplot as plt
-
-    plt.rcParams.update({"svg.hashsalt": "cgd", "font.size": 10})
-    figure, axes = plt.subplots(figsize=(5, 4.2), layout="constrained")
-    for title, strength, positive in curves:
-        alarms, found, _ = roc_curve(positive, strength, drop_intermediate=False)
-        area = ranking(strength, positive)[0]
-        axes.step(100 * alarms, 100 * found, where="post", label=f"{title}, AUROC {area:.3f}")
-    axes.set(
-        xlabel=f"false alarms, % of {clean} clean sets", ylabel="poisoned sets found, %",
-        xlim=(-1, 101), ylim=(0, 101),
-    )  # fmt: skip
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower right")
-    with atomic(path) as temporary:
-        figure.savefig(temporary, format="svg", metadata={"Date": None})
+    with svg(path, 5, 4.2) as (_, (axes,)):
+        for title, strength, positive in curves:
+            alarms, found, _ = roc_curve(positive, strength, drop_intermediate=False)
+            area = ranking(strength, positive)[0]
+            axes.step(100 * alarms, 100 * found, where="post", label=f"{title}, AUROC {area:.3f}")
+        axes.set(
+            xlabel=f"false alarms, % of {clean} clean sets", ylabel="poisoned sets found, %",
+            xlim=(-1, 101), ylim=(0, 101),
+        )  # fmt: skip
+        axes.legend(frameon=False, loc="lower right")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Pictures of stored cells."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,34 +88,49 @@ class Plot:
         return cell["defense"] == self.defense and self.dataset in ("", cell["dataset"])
 
 
-def draw(plot: Plot, cells: Sequence[Cell], folder: Path) -> Path:
-    """Draw a plot as an SVG in `folder`; the same cells give the same file."""
+@contextmanager
+def svg(
+    path: Path, width: float, height: float, panels: int = 1
+) -> Iterator[tuple[Any, list[Any]]]:
+    """Yield a figure and its axes, a panel each; write them as an SVG, the same for the same lines.
+
+    Args:
+        path: of the SVG.
+        width: inches.
+        height: inches.
+        panels: beside each other.
+    """
     import matplotlib
 
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
     plt.rcParams.update({"svg.hashsalt": "cgd", "font.size": 10})
-    width = 4.6 * len(plot.y) + 2.4
-    figure, panels = plt.subplots(
-        1, len(plot.y), figsize=(width, 3.8), layout="constrained", squeeze=False
+    figure, axes = plt.subplots(
+        1, panels, figsize=(width, height), layout="constrained", squeeze=False
     )
-    for axes, y in zip(panels[0], plot.y, strict=True):
-        if plot.a_point_a:
-            _draw_points(plot, cells, y, axes)
-        else:
-            _draw_lines(plot, cells, y, axes)
-        axes.set(xlabel=TITLES.get(plot.x, plot.x), ylabel=TITLES.get(y, y))
-        axes.spines[["top", "right"]].set_visible(False)
-    shown: dict[str, Any] = {}
-    for axes in panels[0]:  # not every attack has a line in every panel
-        handles, labels = axes.get_legend_handles_labels()
-        shown |= dict(zip(labels, handles, strict=True))
-    figure.legend(list(shown.values()), list(shown), loc="outside right center", frameon=False)
-    path = folder / plot.file
+    for panel in axes[0]:
+        panel.spines[["top", "right"]].set_visible(False)
+    yield figure, list(axes[0])
     with atomic(path) as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None})
     plt.close(figure)
+
+
+def draw(plot: Plot, cells: Sequence[Cell], folder: Path) -> Path:
+    """Draw a plot as an SVG in `folder`; the same cells give the same file."""
+    path, panels = folder / plot.file, len(plot.y)
+    with svg(path, 4.6 * panels + 2.4, 3.8, panels) as (figure, all_axes):
+        shown: dict[str, Any] = {}
+        for axes, y in zip(all_axes, plot.y, strict=True):
+            if plot.a_point_a:
+                _draw_points(plot, cells, y, axes)
+            else:
+                _draw_lines(plot, cells, y, axes)
+            axes.set(xlabel=TITLES.get(plot.x, plot.x), ylabel=TITLES.get(y, y))
+            handles, labels = axes.get_legend_handles_labels()
+            shown |= dict(zip(labels, handles, strict=True))  # not all lines are in all panels
+        figure.legend(list(shown.values()), list(shown), loc="outside right center", frameon=False)
     return path
 
 
