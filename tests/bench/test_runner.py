@@ -412,7 +412,8 @@ def test_the_victim_can_be_the_suspect_and_settings_can_be_changed(
     short = cell_of(cells, "badnets", defenses[1])
     plain = cell_of(run(world), "badnets", "default")
     suspect = PRESETS["default"].suspect
-    assert plain["passes"] - own["passes"] == pytest.approx(suspect.passes(100), abs=1)
+    # Another suspect gives another clean part, and so a few passes more or less in the repair.
+    assert plain["passes"] - own["passes"] == pytest.approx(suspect.passes(100), abs=4)
     assert short["passes"] > own["passes"]
 
 

@@ -14,9 +14,15 @@ def test_a_share_is_read_in_percent(part: str, percent: int) -> None:
     assert read_clean(f"{part}:{percent}%") == Clean(part, percent / 100)
 
 
-@pytest.mark.parametrize("text", ["", "photos/", "cgd:5", "true:%", "cgd:x%", "cgd%5"])
+@pytest.mark.parametrize("text", ["", "photos/", "cgd%5", "hf:cgd:5%"])
 def test_anything_else_is_not_a_part(text: str) -> None:
     assert read_clean(text) is None
+
+
+@pytest.mark.parametrize("text", ["cgd:5", "true:%", "cgd:x%"])
+def test_a_part_without_a_share_that_can_be_read_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="use cgd, cgd:5%"):
+        read_clean(text)
 
 
 @pytest.mark.parametrize("text", ["cgd:0%", "true:101%"])
