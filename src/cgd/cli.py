@@ -290,9 +290,11 @@ def train(
     source = Source(data, size, names, seed, device)
     recipe = Recipe(epochs=epochs, batch=batch, lr=lr, flip=flip)
     planned = None
-    if attack and attack not in ATTACKS and not Path(attack).exists():
-        raise InputError(f"--attack {attack}: neither an attack (`cgd attack list`) nor a folder")
-    if attack in ATTACKS and not Path(attack).exists():
+    if attack and not Path(attack).exists():
+        if attack not in ATTACKS:
+            raise InputError(
+                f"--attack {attack}: neither an attack (`cgd attack list`) nor a folder"
+            )
         planned = AttackOptions(attack, rate, target, tuple(parameter or ()))
     else:
         _refuse_given(context, ("rate", "target", "parameter"), "without --attack NAME")

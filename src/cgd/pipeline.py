@@ -104,15 +104,17 @@ def scan(
     suspects = [_suspect_axis(look, data.labels, settings) for look in judged]
     relative = (settings.scale if scale is None else scale) / GUIDE_SCALE
     answers = Answers(_scaled(raw, relative), first, data.labels)
-    found = _find(answers, suspects)
+    looks, found = _found(answers, suspects)
     if first is not ALL:
         rows = besides(first, data.labels.numpy(), found.targets)
         raw, seconds = _kept(folder, "guide", data, partial(_asked, guide, data, rows, raw))
         guide_seconds += seconds
         answers = Answers(_scaled(raw, relative), rows, data.labels)
-        found = found if found.signs else _find(answers, suspects)
-    axis_of_all = answers.axis(found.targets).spread(answers.rows, len(data))
-    looks = [place(axis_of_all, suspect, data.labels) for suspect in suspects]
+        if rows is ALL:
+            looks, found = _found(answers, suspects)
+        else:
+            guided = answers.axis(found.targets).spread(rows, len(data))
+            looks = [place(guided, suspect, data.labels) for suspect in suspects]
     verdict, ranks = tell(looks, found), looks[found.look]
     return Scan(
         map=ranks,
@@ -244,14 +246,11 @@ def _suspect_axis(logits: Tensor, labels: Tensor, settings: Preset) -> Axis:
     return axis([logits], labels, shift=shift, name="suspect")
 
 
-def _find(answers: Answers, suspects: Sequence[Axis]) -> Found:
-    return find(_looks(answers, suspects), answers.confidence(), answers.logits.shape[1])
-
-
-def _looks(answers: Answers, suspects: Sequence[Axis]) -> list[EntropyMap]:
-    """The entropy maps of what the guide was asked about."""
+def _found(answers: Answers, suspects: Sequence[Axis]) -> tuple[list[EntropyMap], Found]:
+    """The entropy maps of what the guide was asked about, and what stands out in them."""
     guide, rows = answers.axis(), answers.rows
-    return [place(guide, suspect.at(rows), answers.labels[rows]) for suspect in suspects]
+    looks = [place(guide, suspect.at(rows), answers.labels[rows]) for suspect in suspects]
+    return looks, find(looks, answers.confidence(), answers.logits.shape[1])
 
 
 def _kept(
