@@ -27,9 +27,9 @@ def loop(
     """
     rows = torch.arange(count * BATCH) % len(data)
     images, labels = data.images[rows], data.labels[rows]
-    ours, bare, usual = (_model(arch, data, device) for _ in range(3))
+    ours, bare, usual = (fresh(arch, data, device) for _ in range(3))
     ready = [
-        (_prepared(bare, part.to(device)), given.to(device))
+        (prepared(bare, part.to(device)), given.to(device))
         for part, given in zip(torch.split(images, BATCH), torch.split(labels, BATCH), strict=True)
     ]
     feed = endless(Encoded(data, augmented(data.size)), min(BATCH, len(data)), workers=2)
@@ -40,7 +40,7 @@ def loop(
         ),
     )
     runs = {
-        "limit": lambda: _bare(bare, ready, bare_optimizer, device),
+        "limit": lambda: bare_steps(bare, ready, bare_optimizer, device),
         "cgd": lambda: train(ours, images, labels, RECIPE, device=device),
         "torchvision": lambda: steps(usual.net, feed, count, usual_optimizer, device),
     }
@@ -48,21 +48,24 @@ def loop(
     return in_turns(works, repetitions, device)
 
 
-def _model(arch: str, data: ImageData, device: torch.device) -> Classifier:
+def fresh(arch: str, data: ImageData, device: torch.device) -> Classifier:
+    """Build an untrained network for the data, on the device."""
     return build(ModelCard(arch, data.classes, data.size)).to(device)
 
 
-def _prepared(model: Classifier, images: Tensor) -> Tensor:
+def prepared(model: Classifier, images: Tensor) -> Tensor:
+    """Normalise images as the model does."""
     normal = torch.addcmul(model.shift, images.float(), model.scale)
     return normal.contiguous(memory_format=torch.channels_last)
 
 
-def _bare(
+def bare_steps(
     model: Classifier,
     ready: list[tuple[Tensor, Tensor]],
     optimizer: torch.optim.Optimizer,
     device: torch.device,
 ) -> None:
+    """Forward, backward and step on batches that are ready on the device."""
     place(model, device)
     model.train()
     for images, labels in ready:

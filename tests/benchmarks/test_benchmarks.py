@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from benchmarks.clock import Times, Work, in_turns, ratios
+from benchmarks.compiled import compare
 from benchmarks.line import Part, Sizes, cgd_parts, plain_parts, totals
 from benchmarks.loop import loop
 from benchmarks.plain import PLAIN, Encoded, separated
@@ -62,6 +63,14 @@ def test_the_loop_times_all_three(toy_data: Data) -> None:
     times = loop(toy_data(256), "tiny_resnet", 1, 1, CPU)
     assert list(times) == ["limit", "cgd", "torchvision"]
     assert all(t.median > 0 and t.images == 128 for t in times.values())
+
+
+def test_compiled_steps_are_timed_beside_plain_ones(toy_data: Data) -> None:
+    found = compare(toy_data(256), "tiny_resnet", 2, 1, CPU, backend="eager")
+    assert list(found.times) == ["plain", "compiled"]
+    assert all(t.median > 0 and t.images == 256 for t in found.times.values())
+    assert found.start > 0
+    assert len(found.gain) == 1
 
 
 def test_the_parts_of_the_plain_line_are_those_of_the_method() -> None:

@@ -18,6 +18,7 @@ from cgd.defenses import (  # noqa: F401
     nab,
     nad,
     nc,
+    retrain,
     rnp,
     scan,
     ss,
