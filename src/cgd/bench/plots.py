@@ -12,6 +12,7 @@ from cgd.files import atomic
 from cgd.presets import PRESETS
 
 Cell = dict[str, Any]
+ROWS = "attack"
 TITLES = {
     "asr": "attack success rate, %",
     "ca": "clean accuracy, %",
@@ -29,12 +30,13 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Plot:
-    """A picture: numbers of the cells against another one, a line an attack or a point a defence.
+    """A picture: numbers of the cells against another one, a line an attack or a point a defence;
+    or a row an attack, with a number before and after the defence.
 
     Attributes:
         file: name of the SVG.
         x: column on the horizontal axis.
-        y: columns on the vertical axes, a panel each.
+        y: columns on the vertical axes, a panel each; `attack` for a row an attack.
         defense: only cells of this defence; `none` for the undefended ones.
         dataset: only cells of this data set; empty for all. What else differs, such as guides and
             seeds, is averaged where `x` is the same.
@@ -63,7 +65,7 @@ class Plot:
         found: dict[str, list[tuple[float, float]]] = {}
         for cell in cells:
             known = None not in (cell.get(self.x), cell.get(y))
-            if known and cell["defense"] != "none" and self.dataset in ("", cell["dataset"]):
+            if known and cell["defense"] != "none" and self._of_dataset(cell):
                 found.setdefault(cell["defense"], []).append((cell[self.x], cell[y]))
         return {
             name: (sum(x for x, _ in at) / len(at), sum(y for _, y in at) / len(at))
@@ -84,8 +86,33 @@ class Plot:
             if len(at) >= self.least
         }
 
+    def rows(self, cells: Sequence[Cell]) -> dict[str, tuple[float, float, float | None]]:
+        """Attack and rate -> means of x without defence, with it, and of a clean model's ASR where
+        x is that."""
+        found: dict[str, dict[str, list[float]]] = {}
+        for cell in cells:
+            wanted = cell["defense"] in ("none", self.defense) and self._of_dataset(cell)
+            if not wanted or cell["attack"] == "none" or cell.get(self.x) is None:
+                continue
+            row = found.setdefault(f"{cell['attack'].split()[0]} {100 * cell['rate']:g} %", {})
+            row.setdefault(cell["defense"], []).append(cell[self.x])
+            if self.x == "asr" and cell.get("asr_floor") is not None:
+                row.setdefault("floor", []).append(cell["asr_floor"])
+        means = {
+            name: {kind: sum(values) / len(values) for kind, values in row.items()}
+            for name, row in found.items()
+            if {"none", self.defense} <= set(row)
+        }
+        return {
+            name: (row["none"], row[self.defense], row.get("floor"))
+            for name, row in sorted(means.items(), key=lambda entry: -entry[1]["none"])
+        }
+
+    def _of_dataset(self, cell: Cell) -> bool:
+        return self.dataset in ("", cell["dataset"])
+
     def _shows(self, cell: Cell) -> bool:
-        return cell["defense"] == self.defense and self.dataset in ("", cell["dataset"])
+        return cell["defense"] == self.defense and self._of_dataset(cell)
 
 
 @contextmanager
@@ -120,6 +147,8 @@ def svg(
 def draw(plot: Plot, cells: Sequence[Cell], folder: Path) -> Path:
     """Draw a plot as an SVG in `folder`; the same cells give the same file."""
     path, panels = folder / plot.file, len(plot.y)
+    if plot.y == (ROWS,):
+        return _draw_rows(plot, cells, path)
     with svg(path, 4.6 * panels + 2.4, 3.8, panels) as (figure, all_axes):
         shown: dict[str, Any] = {}
         for axes, y in zip(all_axes, plot.y, strict=True):
@@ -146,6 +175,36 @@ def _draw_lines(plot: Plot, cells: Sequence[Cell], y: str, axes: Any) -> None:
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
+
+
+def _draw_rows(plot: Plot, cells: Sequence[Cell], path: Path) -> Path:
+    rows = plot.rows(cells)
+    with svg(path, 7, 1.2 + 0.24 * len(rows)) as (figure, (axes,)):
+        places = range(len(rows), 0, -1)
+        before, after, floors = zip(*rows.values(), strict=True) if rows else ((), (), ())
+        known = [(floor, at) for floor, at in zip(floors, places, strict=True) if floor is not None]
+        axes.hlines(places, after, before, color="0.85", zorder=0)
+        axes.plot(before, places, "o", color="C3", label="without defence")
+        axes.plot(
+            after,
+            places,
+            "o",
+            color="C0",
+            label="after cgd" if plot.defense == "default" else plot.defense,
+        )
+        axes.plot(
+            *zip(*known, strict=True) if known else ((), ()),
+            "|",
+            color="0.3",
+            markersize=10,
+            label="model that never saw poison",
+        )
+        axes.set_yticks(places, rows)
+        axes.tick_params("y", length=0)
+        axes.set(xlabel=TITLES.get(plot.x, plot.x))
+        axes.spines["left"].set_visible(False)
+        figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    return path
 
 
 def _draw_points(plot: Plot, cells: Sequence[Cell], y: str, axes: Any) -> None:
