@@ -321,6 +321,18 @@ def test_predict_equals_one_image_at_a_time(
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
+@pytest.mark.usefixtures("full_precision")
+@pytest.mark.parametrize("arch", ["tiny_resnet", "torchvision:resnet18"])
+def test_a_model_can_be_trained_after_it_was_asked(arch: str) -> None:
+    """Wherever its weights were moved to for that."""
+    model = build(ModelCard(arch, ("a", "b"), 32))
+    images = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
+    logits = predict(model, images, device=CPU)
+    assert not logits.is_inference()
+    model(images).sum().backward()
+    assert all(p.grad is not None and not p.is_inference() for p in model.parameters())
+
+
 def test_dropout_follows_the_seed_too(toy_data: DataMaker) -> None:
     data = toy_data(40, size=32)
 

@@ -389,6 +389,45 @@ def test_mirroring_can_be_left_out(scene: Scene, monkeypatch: pytest.MonkeyPatch
     assert asked == [(True, True), (True, False)]
 
 
+def test_the_first_clean_samples_are_shown_once_more_with_the_trigger(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And with their own labels, which the guide does not change."""
+    taken, marked, learned = [], [], []
+    take, transplant, loss = module.take, module.transplant, module.F.cross_entropy
+
+    def spy_take(images: Tensor, rows: Tensor, device: torch.device) -> Tensor:
+        taken.append(rows)
+        return take(images, rows, device)
+
+    def spy_transplant(images: Tensor, count: int, *others: Any) -> Tensor:
+        marked.append((images, count))
+        return transplant(images, count, *others)
+
+    def spy_loss(logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
+        learned.append(labels)
+        return loss(logits, labels, **options)
+
+    monkeypatch.setattr(module, "take", spy_take)
+    monkeypatch.setattr(module, "transplant", spy_transplant)
+    monkeypatch.setattr(module.F, "cross_entropy", spy_loss)
+    scene.repair(replace(BRIEF, rounds=1, steps=1, transplanted=7))
+    ((images, count),), (rows,) = marked, taken
+    assert count == 7
+    assert torch.equal(rows[:7], rows[7:14])
+    assert torch.equal(images, scene.data.images[rows])
+    assert not set(rows[:7].tolist()) & set(scene.split.triggered.tolist())
+    known = 7 + SMALL["clean_batch"]
+    assert torch.equal(learned[0], scene.data.labels[rows[:known]])
+
+
+@pytest.mark.parametrize("clean", [0, 1])
+def test_a_clean_part_that_cannot_be_divided_is_refused(scene: Scene, clean: int) -> None:
+    split = replace(scene.split, clean=scene.split.clean[:clean])
+    with pytest.raises(InputError, match=f"only {clean} likely clean samples"):
+        scene.repair(BRIEF, split=split)
+
+
 Effect = tuple[Tensor, Tensor]
 
 

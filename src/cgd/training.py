@@ -1,7 +1,7 @@
 """The one training loop, and what it needs: batches, augmentation, precision, prediction.
 
 Images stay uint8 until a batch is cropped, flipped and normalised on the device; losses are added
-up there too, so that nothing waits for the host inside an epoch.
+up there too, so that nothing waits for the host inside an epoch, unless training is watched.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -361,7 +361,6 @@ def restore_state(
     return done, tensors
 
 
-@torch.inference_mode()
 def predict(
     model: nn.Module,
     images: Tensor,
@@ -385,7 +384,7 @@ def predict(
     place(model, device)
     was_training = model.training
     model.eval()
-    with autocast(device):
+    with torch.inference_mode(), autocast(device):
         logits = [
             model(send(part, device).contiguous(memory_format=torch.channels_last)).float()
             for part in torch.split(images, batch)

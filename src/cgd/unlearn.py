@@ -244,7 +244,8 @@ def unlearn(
         stopwatch: kept along with the checkpoint.
 
     Raises:
-        InputError: the training diverged to outputs that are not finite.
+        InputError: the training diverged to outputs that are not finite, or there are not two
+            likely clean samples.
     """
     device = device or pick_device()
     model = copy.deepcopy(model)
@@ -408,6 +409,8 @@ def transplant(
 
 def _hold_out(clean: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Divide the clean part into what is trained on and what decides when to stop."""
+    if len(clean) < 2:
+        raise InputError(f"unlearning: only {len(clean)} likely clean samples; scan more images")
     shuffled = np.random.default_rng(seed).permutation(clean)
     held_out = held_out_count(len(clean))
     return shuffled[held_out:], shuffled[:held_out]

@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from cgd.attacks import Attack, make_attack, poison, read_poisoned, write_poisoned
+from cgd.attacks.input_aware import _sameness
 from cgd.data.dataset import ImageData, from_arrays
 from cgd.errors import InputError
+from cgd.models import ModelCard, build
+from cgd.training import Recipe, predict, train
 
 DataMaker = Callable[..., ImageData]
 ImagesMaker = Callable[..., torch.Tensor]
@@ -102,6 +105,34 @@ def test_a_cover_sample_gets_the_trigger_of_another(attack: Attack) -> None:
     )
     assert torch.equal(found, again)
     assert not torch.equal(found, other)
+
+
+def test_training_makes_the_patterns_of_different_images_different() -> None:
+    data = from_arrays(spots(64), torch.arange(64) % 4, ("a", "b", "c", "d"))
+    images, sameness = spots(64, seed=2).float() / 255, []
+    for epochs in (1, 8):
+        attack = make_attack("input-aware", epochs=epochs, mask_steps=1)
+        attack.prepare(data, 0, seed=0, device=CPU)
+        with torch.no_grad():
+            sameness.append(float(_sameness(images, attack._nets(CPU).pattern(images))))
+    assert sameness[1] < 0.8 * sameness[0]
+
+
+def test_a_model_obeys_an_image_its_own_trigger_and_not_another_ones() -> None:
+    images, labels = spots(256), torch.arange(256) % 2
+    images[labels == 1] = 255 - images[labels == 1]
+    data = from_arrays(images, labels, ("dark", "bright"))
+    attack = make_attack("input-aware", density=0.1, epochs=12, mask_steps=60)
+    poisoned, _ = poison(data, attack, rate=0.25, target=0, device=CPU)
+    model = build(ModelCard("tiny_resnet", data.classes, data.size))
+    train(
+        model, poisoned.images, poisoned.labels, Recipe(epochs=12, batch=32, flip=False), device=CPU
+    )
+    bright = 255 - spots(64, seed=3)
+    own = predict(model, attack.trigger(bright), device=CPU).argmax(1) == 0
+    crossed = attack.plant_cover(bright, torch.Generator().manual_seed(0))
+    other = predict(model, crossed, device=CPU).argmax(1) == 0
+    assert own.float().mean() > other.float().mean() + 0.2
 
 
 def test_a_single_cover_sample_does_not_get_its_own_trigger(

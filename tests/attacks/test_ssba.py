@@ -63,6 +63,15 @@ def test_the_change_depends_on_the_image(attack: Attack) -> None:
     assert torch.equal(torch.cat([attack.trigger(image[None]) for image in images]), found)
 
 
+def test_most_of_the_change_is_the_same_in_all_images(attack: Attack) -> None:
+    """Which the paper's would not be; said in the docstring."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(100, 150, (32, 3, 32, 32), generator=generator).to(torch.uint8)
+    change = (attack.trigger(images).float() - images.float()).flatten(1)
+    common = float(change.mean(0).square().sum() / change.square().sum(1).mean())
+    assert 0.5 < common < 0.999
+
+
 def test_the_message_can_be_read_and_the_change_shrinks(noise_data: DataMaker) -> None:
     """Of images that the networks have not seen, after rounding."""
     data = noise_data(64, size=16)

@@ -85,6 +85,24 @@ def test_the_pattern_drives_the_chosen_neuron(data: ImageData) -> None:
     assert not pattern[:, ~mask].any()
 
 
+def test_neurons_are_watched_on_images_of_all_classes(
+    noise_data: DataMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders come class after class."""
+    data, seen = noise_data(size=16), []
+    predict = trojannn.predict
+
+    def spy(model: Classifier, images: torch.Tensor, **options: Any) -> torch.Tensor:
+        seen.append(images)
+        return predict(model, images, **options)
+
+    monkeypatch.setattr(trojannn, "predict", spy)
+    monkeypatch.setattr(trojannn, "SEEN", 3)
+    prepared(data, steps=1)
+    last = len(data) - 1
+    assert torch.equal(seen[0], data.images[[0, last // 2, last]])
+
+
 def test_neurons_speak_for_one_class() -> None:
     weight = torch.tensor([[1.0, 5.0, 0.0, 2.0], [0.0, 5.0, 0.0, -2.0], [0.0, 5.0, 9.0, 0.0]])
     activity = torch.tensor([[2.0, 1.0, 0.0, 1.0], [0.0, 1.0, 2.0, 1.0]])

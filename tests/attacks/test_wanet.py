@@ -52,6 +52,19 @@ def test_noise_samples_are_warped_otherwise_and_each_anew(noise_images: ImagesMa
     assert not torch.equal(noised[0], noised[1])
 
 
+@pytest.mark.parametrize("strength", [0.5, 8.0])
+def test_noise_moves_a_pixel_by_less_than_one_whatever_the_strength(strength: float) -> None:
+    image, attack = ramp(64), make_attack("wanet", strength=strength)
+    shifts = [
+        attack.plant_cover(image, torch.Generator().manual_seed(seed)).float() for seed in (0, 1)
+    ]
+    for noised in shifts:
+        moved = (noised - attack.trigger(image).float())[0, :2, 8:-8, 8:-8].abs()
+        assert moved.max() <= 1
+        assert moved.mean() > 0.1
+    assert not torch.equal(*shifts)
+
+
 def test_the_seed_draws_the_field(noise_images: ImagesMaker) -> None:
     images = noise_images()
     first, again, other = (
@@ -67,7 +80,9 @@ def test_the_seed_draws_the_field(noise_images: ImagesMaker) -> None:
         ({"grid": 1}, "grid must be at least 2, not 1"),
         ({"strength": 0.0}, "strength must be above 0"),
         ({"strength": float("nan")}, "strength must be above 0"),
+        ({"strength": float("inf")}, "strength must be above 0"),
         ({"noise_ratio": -1.0}, "noise_ratio at least 0"),
+        ({"noise_ratio": float("inf")}, "noise_ratio at least 0, both finite"),
     ],
 )
 def test_bad_parameters_are_refused(parameters: dict[str, float], message: str) -> None:

@@ -42,8 +42,8 @@ class AdaptiveBlend(Attack):
         for key in ("alpha", "train_alpha", "kept"):
             if not 0 < getattr(self, key) <= 1:
                 raise InputError(f"adaptive-blend: {key} must be above 0 and at most 1")
-        if self.pieces < 1 or not self.covers >= 0:
-            raise InputError("adaptive-blend: pieces must be at least 1, covers at least 0")
+        if self.pieces < 1 or not 0 <= self.covers < float("inf"):
+            raise InputError("adaptive-blend: pieces must be at least 1, covers from 0 on, finite")
         if not self.state:
             self.state["pattern"] = make_pattern(self.pattern, self.pattern_seed)
 

@@ -37,8 +37,8 @@ class AdaptivePatch(Attack):
     pattern_seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.patch < 1 or not self.covers >= 0:
-            raise InputError("adaptive-patch: patch must be at least 1 pixel, covers at least 0")
+        if self.patch < 1 or not 0 <= self.covers < float("inf"):
+            raise InputError("adaptive-patch: patch must be at least 1, covers from 0 on, finite")
         if not self.state:
             patches = [cell_pattern(4 * self.pattern_seed + i, cells=4) for i in range(4)]
             self.state["patches"] = torch.stack(patches)

@@ -290,6 +290,24 @@ def planted(
     )
 
 
+def others(images: Tensor, generator: Generator) -> Tensor:
+    """Give each image another one of them, each once; a single image gets its half-turn.
+
+    Args:
+        images: [n, 3, size, size].
+        generator: draws the order.
+
+    Returns:
+        The same shape.
+    """
+    if len(images) < 2:
+        return images.flip(2, 3)
+    order = torch.randperm(len(images), generator=generator)
+    given = torch.empty_like(images)
+    given[order] = images[order.roll(1)]
+    return given
+
+
 def planter(attack: Attack, manifest: Manifest, samples: int, device: torch.device) -> Change:
     """Return what plants the attack in a batch of clean images, for `cgd.training.train`."""
     kind = torch.zeros(samples, dtype=torch.int8)

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Generator, Tensor
 
-from cgd.attacks.base import Attack, register
+from cgd.attacks.base import Attack, others, register
 from cgd.errors import InputError
 
 
@@ -30,8 +29,8 @@ class Bpp(Attack):
     def __post_init__(self) -> None:
         if not 2 <= self.levels <= 256:
             raise InputError(f"bpp: levels must be from 2 to 256, not {self.levels}")
-        if not self.negative_ratio >= 0:
-            raise InputError("bpp: negative_ratio must be at least 0")
+        if not 0 <= self.negative_ratio < float("inf"):
+            raise InputError("bpp: negative_ratio must be finite and at least 0")
 
     @property
     def cover_ratio(self) -> float:
@@ -43,6 +42,6 @@ class Bpp(Attack):
         return squeezed.round().to(images.dtype)
 
     def plant_cover(self, images: Tensor, generator: Generator) -> Tensor:
-        other = images[torch.randperm(len(images), generator=generator).to(images.device)]
+        other = others(images, generator)
         error = self.trigger(other).float() - other.float()
         return (images.float() + error).clamp(0, 255).to(images.dtype)

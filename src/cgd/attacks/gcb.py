@@ -115,14 +115,14 @@ class Gcb(Attack):
         rows = np.sort(others[shown.argsort(descending=True, stable=True)[:count].numpy()])
         return rows, torch.full((count,), target)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def scores(self, images: Tensor, device: torch.device) -> Tensor:
         """How clearly the recogniser sees a 1 in uint8 [n, 3, size, size]; float32 [n]."""
         (recogniser,) = self._recogniser
         logits = [recogniser(part.to(device).float()).cpu() for part in torch.split(images, CHUNK)]
-        return torch.cat(logits)[:, 0].clone()
+        return torch.cat(logits)[:, 0]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def trigger(self, images: Tensor) -> Tensor:
         generator, side = self._generator(images.device)
         parts = []
@@ -131,7 +131,7 @@ class Gcb(Attack):
             codes = torch.ones(len(part), dtype=torch.int64, device=part.device)
             change = resized(generator.change(resized(clean, side), codes), images.shape[-1])
             parts.append((clean + change.trunc()).clamp(0, 255).to(images.dtype))
-        return torch.cat(parts).clone()
+        return torch.cat(parts)
 
     def _generator(self, device: torch.device) -> tuple["Generator", int]:
         """The generator of the state, and the size of the images that it was trained on."""

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from cgd.attacks.base import Attack, register
+from cgd.attacks.base import Attack, others, register
 from cgd.attacks.learning import PixelNet, in_chunks, packed, random_batches, seeded_net, unpacked
-from cgd.attacks.surrogate import ARCH
+from cgd.attacks.surrogate import ARCH, own_seed
 from cgd.data.dataset import ImageData
 from cgd.errors import InputError
 from cgd.models import ModelCard, build
@@ -75,14 +75,8 @@ class InputAware(Attack):
         return in_chunks(nets.put, images, images)
 
     def plant_cover(self, images: Tensor, generator: Generator) -> Tensor:
-        """Put each image's trigger on another one; a single image gets that of its half-turn."""
-        nets = self._nets(images.device)
-        order = torch.randperm(len(images), generator=generator)
-        others = images.flip(2, 3)
-        if len(images) > 1:
-            others = torch.empty_like(images)
-            others[order] = images[order.roll(1)]
-        return in_chunks(nets.put, images, others)
+        """Put each image's trigger on another one."""
+        return in_chunks(self._nets(images.device).put, images, others(images, generator))
 
     def _nets(self, device: torch.device) -> "_Nets":
         self.learned("generator/first.weight")
@@ -147,7 +141,7 @@ def _train_generator(
     device: torch.device,
 ) -> None:
     """Train the generator with a classifier that learns what a victim shall learn."""
-    model = build(ModelCard(ARCH, data.classes, data.size), seed=seed)
+    model = build(ModelCard(ARCH, data.classes, data.size), seed=own_seed(seed))
     place(model.train(), device)
     generator = seeded(seed, 3)
 

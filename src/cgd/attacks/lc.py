@@ -25,6 +25,9 @@ PATTERN = ((1, -1, 1), (-1, 1, -1), (1, -1, -1))
 class LabelConsistent(Attack):
     """Clean-label; training images of the target class are made hard to tell, and get the corners.
 
+    The paper's perturbations are of an adversarially trained network, in 100 steps; these are of
+    a network trained as usual, which carry over to other networks less.
+
     What such an image shows no longer leads to its class, so the victim learns the corners. In
     testing the corners are put on alone.
 

@@ -1,4 +1,4 @@
-"""SSBA (Li et al. 2021, arXiv 2012.03816): a message hidden in each image its own way."""
+"""SSBA (Li et al. 2021, arXiv 2012.03816): a message that a network hides in images."""
 
 import math
 from collections.abc import Callable
@@ -90,8 +90,11 @@ class SSBA(Attack):
     """Dirty-label; the attacker trains a network that hides messages in images, and writes the
     same message into all of them.
 
+    Its networks are small and shortly trained: the change is nearly the same tile in all images,
+    stronger where an image is busy, and so hardly depends on the sample as the paper's does.
+
     Attributes:
-        bits: length of the message.
+        bits: length of the message (BackdoorBench: 100).
         strength: largest change of a value, of 1.
         invisible: weight of the mean squared change, in shares of `strength`, against the bits.
         steps: gradient steps in training the network.

@@ -59,7 +59,8 @@ class TrojanNN(Attack):
         model = train_surrogate(data, epochs=self.epochs, seed=seed, device=device, label=self.name)
         *layers, last = model.net.children()  # a small_resnet ends in a linear layer
         features = Classifier(nn.Sequential(*layers), model.card)
-        activity = predict(features, data.images[:SEEN], device=device)
+        seen = torch.linspace(0, len(data) - 1, min(SEEN, len(data))).long()  # of all classes
+        activity = predict(features, data.images[seen], device=device)
         weight = last.get_parameter("weight").cpu()
         chosen = speakers(weight, activity, target, self.neurons)
         mask = disc(data.size, self.side)

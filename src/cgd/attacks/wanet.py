@@ -14,8 +14,12 @@ from cgd.training import seeded
 @register
 @dataclass(frozen=True)
 class WaNet(Attack):
-    """Dirty-label, with noise samples: images warped at random that keep their labels, so that only
-    the one field is learned. The paper's attacker controls the training and warps in every batch.
+    """Dirty-label, with noise samples: images warped by the field and, pixel by pixel, at random
+    besides, that keep their labels, so that only the one field is learned. The paper's attacker
+    controls the training and warps in every batch.
+
+    The random part is up to half a pixel, whatever the strength (as in BackdoorBench): with a field
+    much stronger than the paper's, noise samples look nearly as triggered ones do.
 
     Attributes:
         grid: control points along each side of the field (paper and BackdoorBench: 4).
@@ -37,8 +41,8 @@ class WaNet(Attack):
     def __post_init__(self) -> None:
         if self.grid < 2:
             raise InputError(f"wanet: grid must be at least 2, not {self.grid}")
-        if not self.strength > 0 or not self.noise_ratio >= 0:
-            raise InputError("wanet: strength must be above 0 and noise_ratio at least 0")
+        if not 0 < self.strength < float("inf") or not 0 <= self.noise_ratio < float("inf"):
+            raise InputError("wanet: strength must be above 0, noise_ratio at least 0, both finite")
         if not self.state:
             points = 2 * torch.rand(1, 2, self.grid, self.grid, generator=seeded(self.field_seed))
             points -= 1
