@@ -172,6 +172,8 @@ RELEASED = Unlearning(
     lr=0.01,
     passes=1.0,
 )
+"""The recipe of CGD's authors (arXiv 2507.05113); images are shifted by 2 of 32 pixels, theirs by
+4."""
 RETARGET = Unlearning(
     loss="retarget",
     a=0.0,
