@@ -105,15 +105,16 @@ def test_the_patterns_victim_is_backdoored(striped: Any) -> None:
 
 
 def test_d_br_unlearns_and_learns(world: Any) -> None:
-    """Its choice is too poor here to undo the backdoor at a gentle rate; a high one destroys."""
+    """Its choice is too poor here to undo the backdoor; at a high rate it weakens it."""
     made = cleansed("d-br", world)
     assert made.told == {"unlearned": 30, "learned": 120}
     assert made.images == (1 + 1) * 600 + 2 * (30 + 120)
     after = world.measure(made.model)
     assert after.ca > 90
     assert after.asr > 90
-    again = cleansed("d-br", world, lr=0.05)
-    assert world.measure(again.model).ca < after.ca
+    again = world.measure(cleansed("d-br", world, lr=0.5).model)
+    assert again.ca > 90
+    assert again.asr < after.asr - 20
 
 
 def test_a_stamp_on_the_right_suspects_overrules_the_backdoor(striped: Any) -> None:
