@@ -27,7 +27,7 @@ class NeuralAttentionDistillation(Repair):
     """Neural attention distillation.
 
     The teacher is the victim after a little fine-tuning. The student, the victim again, learns the
-    labels and, at the last three resolutions of its feature maps, the teacher's attention.
+    labels and, where the stages of the last three resolutions end, the teacher's attention.
     Published: 10 epochs for the teacher, 100 for the student; the weights at the three places are
     the published ones, from the first to the last.
 
