@@ -35,9 +35,23 @@ def test_asd_trusts_the_lowest_of_each_class_besides_its_seeds() -> None:
     labels = np.array([0, 0, 0, 1, 1, 1])
     losses = np.array([0.1, 0.2, 0.3, 0.9, 0.8, 0.7])
     seeds = np.array([True, False, False, False, False, True])
-    marked = lowest_of_classes(losses, labels, 1, seeds)
+    marked = lowest_of_classes(losses, labels, 1, seeds, most=1.0)
     assert np.flatnonzero(marked).tolist() == [1, 4]
-    assert not lowest_of_classes(losses, labels, 0, seeds).any()
+    assert not lowest_of_classes(losses, labels, 0, seeds, most=1.0).any()
+
+
+def test_asd_trusts_no_more_than_a_share_of_a_small_class() -> None:
+    labels = np.repeat([0, 1, 2], [8, 2, 1])
+    seeds = np.isin(np.arange(11), [0, 8])
+    marked = lowest_of_classes(np.arange(11.0), labels, 100, seeds, most=0.5)
+    assert np.flatnonzero(marked).tolist() == [1, 2, 3]
+
+
+def test_asd_goes_on_where_classes_are_smaller_than_what_it_would_add(striped: Any) -> None:
+    data = striped.data.subset(np.arange(60))
+    terms = replace(striped.terms, epochs=2)
+    asd = make_defense("asd", epochs=(100, 1, 1), additions=20)
+    asd.cleanse(striped.victim, data, terms)  # type: ignore[attr-defined]
 
 
 def test_nab_takes_the_class_whose_trusted_samples_are_nearest() -> None:
