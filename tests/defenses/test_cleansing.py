@@ -23,9 +23,7 @@ from cgd.errors import InputError
 Labels = NDArray[np.int64]
 
 
-def planted(
-    width: int = 8, distance: float = 12.0, seed: int = 0
-) -> tuple[Floats, Labels, Labels]:
+def planted(width: int = 8, distance: float = 12.0, seed: int = 0) -> tuple[Floats, Labels, Labels]:
     """Features of six classes of 100; 15 samples of class 2 lie apart from the rest of it."""
     random = np.random.default_rng(seed)
     labels = np.arange(600) % 6
