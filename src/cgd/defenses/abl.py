@@ -23,7 +23,7 @@ class AntiBackdoorLearning(Detector):
     """Trains a model of its own; the victim is not used.
 
     It isolates at a learning rate of 0.1, trains with one cycle up to that, and unlearns at 5e-4 in
-    batches of 64, as the paper does; BackdoorBench trains at 0.01, then 0.001, and unlearns at 1e-4.
+    batches of 64 as the paper does. BackdoorBench trains at 0.01, then 0.001, and unlearns at 1e-4.
 
     Attributes:
         gamma: the training loss is held up at this value while samples are isolated.
