@@ -1,15 +1,17 @@
 """ABL: the loss is held up, the first learned are isolated, unlearning raises their loss."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cgd.defenses import make_defense
 from cgd.defenses.abl import flooded, held_up, losses
-from cgd.defenses.scratch import fresh_model
+from cgd.defenses.scratch import fit, fresh_model
 
 
 @given(st.floats(0, 5), st.floats(0.1, 2))
@@ -45,3 +47,18 @@ def test_the_isolated_are_given_up_and_the_rest_is_kept(world: Any) -> None:
     rest = np.setdiff1d(np.arange(600), isolated)
     assert after[isolated].mean() > after[rest].mean()
     assert world.measure(made.model).ca < world.before.ca
+
+
+def test_unlearning_takes_few_steps(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up the loss, small batches of the few that are isolated would do much more."""
+    sizes: list[int] = []
+
+    def watched(*args: Any, **named: Any) -> int:
+        rows, recipe = args[2], args[4]
+        sizes.append(recipe.batch_for(len(rows)))
+        return fit(*args, **named)
+
+    monkeypatch.setattr("cgd.defenses.abl.fit", watched)
+    abl = make_defense("abl", isolated=0.2, unlearning_epochs=1)
+    abl.cleanse(world.victim, world.data, replace(world.terms, epochs=1))  # type: ignore[attr-defined]
+    assert sizes == [16, 16, 64]

@@ -1,12 +1,15 @@
 """ANP: masks are learned against moved weights, and low ones prune."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from cgd.defenses import make_defense
 from cgd.defenses.masks import (
+    Masks,
     call_scaled,
     mask_optimizer,
     norms_by_name,
@@ -14,6 +17,7 @@ from cgd.defenses.masks import (
     prune,
     prune_as_far_as,
 )
+from cgd.training import seeded
 
 MADE = make_defense("anp", steps=40, batch=50)
 
@@ -24,6 +28,20 @@ def test_masks_are_learned_and_stay_in_their_range(world: Any) -> None:
     values = torch.cat(list(masks.values()))
     assert 0 <= values.min() < 1
     assert values.max() <= 1
+
+
+def test_the_worst_place_has_a_higher_loss(world: Any) -> None:
+    usual = partial(call_scaled, world.victim)
+    images, labels = world.test.images, world.test.labels
+
+    def loss(weights: Masks, biases: Masks | None = None) -> torch.Tensor:
+        return F.cross_entropy(usual(images, weights, biases), labels)
+
+    masks = open_masks(world.victim)
+    worst = MADE._worst(loss, masks, seeded(0))  # type: ignore[attr-defined]
+    assert loss(*worst) > 2 * loss(masks)
+    for factors in worst:
+        assert all(((value - 1).abs() <= 0.2 + 1e-6).all() for value in factors.values())
 
 
 def test_open_masks_change_nothing(world: Any) -> None:

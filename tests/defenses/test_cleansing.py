@@ -23,9 +23,9 @@ from cgd.errors import InputError
 Labels = NDArray[np.int64]
 
 
-def planted(width: int = 8, distance: float = 12.0) -> tuple[Floats, Labels, Labels]:
+def planted(width: int = 8, distance: float = 12.0, seed: int = 0) -> tuple[Floats, Labels, Labels]:
     """Features of six classes of 100; 15 samples of class 2 lie apart from the rest of it."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     labels = np.arange(600) % 6
     features = random.normal(size=(600, width)) + 20 * random.normal(size=(6, width))[labels]
     rows = np.flatnonzero(labels == 2)[:15]
@@ -67,12 +67,31 @@ def test_only_the_class_with_two_groups_is_contaminated() -> None:
     assert np.flatnonzero(removed).tolist() == rows.tolist()
 
 
-def test_without_groups_hardly_anything_is_contaminated() -> None:
-    features, labels, _ = planted(distance=0.0)
+@pytest.mark.parametrize("seed", range(10))
+def test_without_groups_nothing_is_contaminated(seed: int) -> None:
+    features, labels, _ = planted(distance=0.0, seed=seed)
     removed = make_defense("scan").suspects(  # type: ignore[attr-defined]
         contamination_scores(features, labels), labels
     )
-    assert removed.sum() < 60
+    assert not removed.any()
+
+
+@pytest.mark.parametrize(("index", "count"), [(7.3, 0), (7.5, 2)])
+def test_a_class_stands_out_above_the_threshold_and_half_of_its_index_decides(
+    index: float, count: int
+) -> None:
+    """Two samples are surely in the smaller group; one is a little less likely there than not."""
+    labels = np.repeat(np.arange(3), 4)
+    scores = np.zeros(12)
+    scores[:4] = index * np.array([1.0, 0.99, 0.49, 0.01])
+    removed = make_defense("scan").suspects(scores, labels)  # type: ignore[attr-defined]
+    assert np.flatnonzero(removed).tolist() == list(range(count))
+
+
+def test_scan_refuses_to_compare_two_classes() -> None:
+    labels = np.repeat([0, 1, 2], [20, 20, 3])
+    with pytest.raises(InputError, match="at least 3 with 4 samples each, and there are 2"):
+        contamination_scores(np.random.default_rng(0).normal(size=(43, 4)), labels)
 
 
 def test_whitening_is_not_misled_by_a_third_of_poison() -> None:

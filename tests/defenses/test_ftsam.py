@@ -1,5 +1,6 @@
 """FT-SAM: the move goes up the loss and is taken back; the backdoor weakens."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -8,6 +9,10 @@ from torch import nn
 
 from cgd.defenses import make_defense
 from cgd.defenses.ftsam import kept_statistics, worst_move
+
+
+def flat(model: nn.Module) -> torch.Tensor:
+    return torch.cat([weight.detach().flatten() for weight in model.parameters()])
 
 
 def test_the_move_has_its_size_and_goes_up() -> None:
@@ -39,6 +44,23 @@ def test_without_a_move_it_is_fine_tuning_with_smoothed_labels(world: Any) -> No
     for name, value in first.model.state_dict().items():
         if value.is_floating_point():
             assert torch.allclose(value, weights[name], atol=1e-3), name
+
+
+def test_a_step_is_taken_from_the_old_weights_by_the_slope_at_the_moved_ones(world: Any) -> None:
+    victim = copy.deepcopy(world.victim)
+    seen: list[torch.Tensor] = []
+
+    def note(model: nn.Module, _: Any) -> None:
+        seen.append(flat(model))
+
+    victim.register_forward_pre_hook(note)
+    made = make_defense("ft-sam", steps=1, batch=32, rho=2.0, lr=1e-9)
+    after = made.repair(victim, world.clean, world.terms).model
+    old, moved = seen
+    assert torch.equal(old, flat(world.victim))
+    move = (moved - old)[old != 0] / old[old != 0]
+    assert move.norm().item() == pytest.approx(2.0, rel=1e-2)
+    torch.testing.assert_close(flat(after), old, atol=1e-5, rtol=1e-5)
 
 
 def test_the_attack_does_not_get_stronger(world: Any) -> None:

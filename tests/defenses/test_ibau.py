@@ -7,6 +7,7 @@ import torch
 
 from cgd.defenses import make_defense
 from cgd.defenses.ibau import INNER_STEP, implicit_gradient
+from cgd.models import ModelCard, build
 
 
 @pytest.mark.parametrize("curvature", [2.0, 5.0, 9.0])
@@ -42,3 +43,13 @@ def test_the_attack_weakens(world: Any) -> None:
     after = world.measure(repaired.model)
     assert after.ca > 90
     assert after.asr < world.before.asr - 20
+
+
+def test_a_transformer_can_be_unlearned(world: Any) -> None:
+    pytest.importorskip("timm")
+    card = ModelCard("timm:test_vit?img_size=16&patch_size=4", world.data.classes, 16)
+    model = build(card)
+    made = make_defense("i-bau", rounds=1, steps=1, batch=8, fixed_point=1)
+    weights = made.repair(model, world.clean, world.terms).model.state_dict()
+    before = model.state_dict()
+    assert any(not torch.equal(value, before[key]) for key, value in weights.items())

@@ -1,12 +1,16 @@
 """MCR: the curve has its ends, and the middle of it is learned."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from cgd.defenses import make_defense
 from cgd.defenses.mcr import on_curve
+from cgd.models import build
+from cgd.training import predict
 
 BRIEF = {"steps": 30, "curve_steps": 10, "batch": 32}
 
@@ -23,6 +27,29 @@ def test_the_start_of_the_curve_is_the_victim(world: Any) -> None:
     for name, value in made.model.named_parameters():
         assert torch.allclose(value, weights[name]), name
     assert made.images == 40 * 32
+
+
+def test_the_middle_of_the_curve_is_trained(world: Any) -> None:
+    """From a model that has learned nothing, half-way to one that has."""
+    start = build(world.victim.card, seed=3)
+
+    def loss(curve_lr: float) -> float:
+        mcr = make_defense("mcr", steps=30, curve_steps=20, batch=32, t=0.5, curve_lr=curve_lr)
+        made = mcr.repair(start, world.clean, world.terms)
+        logits = predict(made.model, world.test.images, device=world.terms.device)
+        return float(F.cross_entropy(logits, world.test.labels))
+
+    assert loss(0.05) < 0.7 * loss(0.0)
+
+
+def test_batch_statistics_are_measured_anew(world: Any) -> None:
+    spoiled = copy.deepcopy(world.victim)
+    for layer in spoiled.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean += 1.0
+    assert world.measure(spoiled).ca < 60
+    made = make_defense("mcr", **BRIEF, t=0.0).repair(spoiled, world.clean, world.terms)
+    assert world.measure(made.model).ca > 90
 
 
 def test_the_attack_does_not_get_stronger(world: Any) -> None:

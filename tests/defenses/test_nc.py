@@ -1,14 +1,18 @@
 """NC: a pattern is found for each class, and the one that is too small is unlearned."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cgd.defenses import make_defense
 from cgd.defenses.nc import small_outliers, stamped
+from cgd.errors import InputError
+from cgd.models import ModelCard, build
 from cgd.training import predict
 
 BRIEF = {"search_steps": 60, "steps": 40, "batch": 50}
@@ -38,6 +42,21 @@ def test_the_target_takes_the_smallest_mask(world: Any) -> None:
     assert images == 60 * 50
     turned = world.victim(stamped(world.test.images, mask, pattern)).argmax(1)
     assert (turned == 0).float().mean() > 0.9
+
+
+def test_the_smallest_mask_that_worked_is_kept(world: Any) -> None:
+    """Its weight jumps after 15 batches that worked; then it is too small, and works no more."""
+    made = make_defense("nc", search_steps=50, batch=50, patience=15, factor=1e4)
+    mask, pattern, _ = made.invert(world.victim, world.clean, 0, world.terms)  # type: ignore[attr-defined]
+    turned = world.victim(stamped(world.clean.images, mask, pattern)).argmax(1)
+    assert (turned == 0).float().mean() > 0.95
+
+
+def test_two_classes_cannot_be_compared(world: Any) -> None:
+    pair = replace(world.clean, classes=("a", "b"), labels=world.clean.labels.clamp(max=1))
+    victim = build(ModelCard("tiny_resnet", pair.classes, pair.size))
+    with pytest.raises(InputError, match="at least 3, and there are 2"):
+        make_defense("nc", **BRIEF).repair(victim, pair, world.terms)
 
 
 def test_a_flagged_pattern_is_unlearned(world: Any) -> None:

@@ -111,6 +111,18 @@ def test_ep_silences_the_channel_that_only_answers_some_images(world: Any) -> No
     assert first_norm(made.model).bias[2] == 0
 
 
+def test_ep_keeps_a_channel_that_is_far_from_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16 its inputs, all large, would be rounded to a few values."""
+    monkeypatch.setattr("cgd.training.has_bfloat16", lambda _: True)
+    model = planted()
+    convolution = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    with torch.no_grad():
+        convolution.weight[5] = 1.0
+    bright = from_arrays(128 + images(256) // 2, torch.arange(256) % 2, "ab")
+    made = make_defense("ep", u=1.5).cleanse(model, bright, TERMS)  # type: ignore[attr-defined]
+    assert first_norm(made.model).weight[5] != 0
+
+
 @pytest.mark.parametrize("name", ["clp", "ep"])
 def test_a_network_without_batch_normalisation_is_refused(name: str) -> None:
     model = Classifier(

@@ -22,6 +22,9 @@ from cgd.training import Recipe, autocast, predict
 class AntiBackdoorLearning(Detector):
     """Trains a model of its own; the victim is not used.
 
+    It isolates at a learning rate of 0.1, trains with one cycle up to that, and unlearns at 5e-4 in
+    batches of 64 as the paper does. BackdoorBench trains at 0.01, then 0.001, and unlearns at 1e-4.
+
     Attributes:
         gamma: the training loss is held up at this value while samples are isolated.
         isolated: share of the samples with the lowest loss that is isolated.
@@ -64,6 +67,7 @@ class AntiBackdoorLearning(Detector):
         unlearning = Recipe(
             epochs=self.unlearning_epochs,
             batch=64,
+            min_steps=0,
             lr=self.unlearning_lr,
             schedule="constant",
         )

@@ -30,9 +30,9 @@ class AdversarialNeuronPruning(Repair):
     A mask over the channels of all batch normalisations is learned that keeps clean images right
     while their weights and biases are moved, by up to `eps` of themselves, against it; channels
     with a low mask are pruned. Published: `eps` 0.4, 2,000 steps of 256 images, and the threshold
-    with the lowest attack success on test data. Ours is the highest one at which held-out clean
-    accuracy has fallen by at most `tolerance`; and `eps` and `steps` are smaller, for with many
-    more the masks of a small network close one after the other, those it needs too.
+    with the lowest attack success on test data. Ours is the last one before held-out clean accuracy
+    falls by more than `tolerance` for the first time; and `eps` and `steps` are smaller, for with
+    many more the masks of a small network close one after the other, those it needs too.
 
     Attributes:
         eps: how far weights and biases are moved, as a share of themselves.

@@ -14,7 +14,7 @@ from cgd.defenses.cleansing import rows_of_classes
 from cgd.defenses.contrastive import pretrain
 from cgd.defenses.features import Floats
 from cgd.defenses.mixmatch import MixMatch, lowest, sample_losses, symmetric_entropy
-from cgd.defenses.scratch import all_rows, fit, fit_head, fresh_model
+from cgd.defenses.scratch import all_rows, augmented, fit, fit_head, fresh_model
 from cgd.models import Classifier
 from cgd.progress import track
 from cgd.training import Recipe, autocast
@@ -35,7 +35,8 @@ class AdaptiveSplitting(Scheme):
         epochs: of a training of 100: with seeds and additions by class, with the lowest losses of
             all, and with the lowest gains of a trial training.
         additions: times that samples are added in the first of them.
-        trusted: share of the samples that is trusted in the other two.
+        trusted: share of the samples that is trusted in the other two, and largest share of a class
+            in the first.
         trial_lr: learning rate of the trial training.
     """
 
@@ -61,7 +62,7 @@ class AdaptiveSplitting(Scheme):
             losses = sample_losses(own, data, terms)
             if epoch < first:
                 more = self.seeds * (epoch * self.additions // first)
-                believed = seeds | lowest_of_classes(losses, labels, more, seeds)
+                believed = seeds | lowest_of_classes(losses, labels, more, seeds, self.trusted)
             elif epoch < first + second:
                 believed = lowest(losses, trusted)
             else:
@@ -77,15 +78,16 @@ class AdaptiveSplitting(Scheme):
         judge = fresh_model(data, terms)
         epochs, rows = terms.scaled(self.seed_epochs), all_rows(data)
         images = pretrain(judge, data, rows, terms, epochs=epochs, stage=1)
-        labels = data.labels.to(terms.device)
+        given = data.labels.to(terms.device)
 
         def loss(logits: Tensor, at: Tensor) -> Tensor:
-            return symmetric_entropy(logits, labels[at.to(terms.device)]).mean()
+            return symmetric_entropy(logits, given[at.to(terms.device)]).mean()
 
         fit_head(judge, data, rows, loss, terms, stage=2)
         losses = sample_losses(judge, data, terms)
         nobody = np.zeros(len(data), dtype=np.bool_)
-        return lowest_of_classes(losses, data.labels.numpy(), self.seeds, nobody), images
+        labels = data.labels.numpy()
+        return lowest_of_classes(losses, labels, self.seeds, nobody, self.trusted), images
 
     def _trial(
         self, model: Classifier, data: ImageData, terms: Terms, epoch: int
@@ -99,7 +101,7 @@ class AdaptiveSplitting(Scheme):
 
         def loss(batch: Tensor, rows: Tensor, generator: Generator) -> Tensor:
             with autocast(terms.device):
-                logits = trial(batch).float()
+                logits = trial(augmented(batch, generator, terms)).float()
             return F.cross_entropy(logits, labels[rows.to(terms.device)])
 
         recipe = Recipe(
@@ -110,7 +112,11 @@ class AdaptiveSplitting(Scheme):
 
 
 def lowest_of_classes(
-    losses: Floats, labels: NDArray[np.int64], count: int, besides: NDArray[np.bool_]
+    losses: Floats,
+    labels: NDArray[np.int64],
+    count: int,
+    besides: NDArray[np.bool_],
+    most: float,
 ) -> NDArray[np.bool_]:
     """Mark the `count` samples of each class with the lowest losses, those in `besides` left out.
 
@@ -119,12 +125,14 @@ def lowest_of_classes(
         labels: int64 [n].
         count: samples of a class.
         besides: bool [n].
+        most: largest share of a class that may be marked or in `besides`.
 
     Returns:
         bool [n].
     """
     marked = np.zeros(len(labels), dtype=np.bool_)
-    for rows in rows_of_classes(np.where(besides, -1, labels), least=1):
-        if not besides[rows[0]]:
-            marked[rows[lowest(losses[rows], count)]] = True
+    for rows in rows_of_classes(labels, least=1):
+        free = rows[~besides[rows]]
+        room = int(most * len(rows)) - (len(rows) - len(free))
+        marked[free[lowest(losses[free], max(0, min(count, room)))]] = True
     return marked

@@ -25,7 +25,7 @@ class BackdoorRemoval(Detector):
         clean: share of the samples, the least sensitive, that is learned again.
         poison: share of the samples, the most sensitive, that is unlearned.
         epochs: of a training of 100; each unlearns, then learns.
-        lr: learning rate of both; ours.
+        lr: learning rate of both; published 1e-4.
     """
 
     name = "d-br"
@@ -54,7 +54,7 @@ class BackdoorRemoval(Detector):
         def unlearn(batch: Tensor, rows: Tensor, generator: Generator) -> Tensor:
             return -learn(batch, rows, generator)
 
-        once = Recipe(epochs=1, lr=self.lr, schedule="constant")
+        once = Recipe(epochs=1, min_steps=0, lr=self.lr, schedule="constant")
         for epoch in range(terms.scaled(self.epochs)):
             for number, (rows, loss) in enumerate(((poison, unlearn), (clean, learn))):
                 stage = 100 + 2 * epoch + number

@@ -55,8 +55,18 @@ class SecureTraining(Scheme):
 
         def loss(logits: Tensor, rows: Tensor) -> Tensor:
             rows = rows.to(terms.device)
-            weight = torch.where(is_clean[rows], 1.0, -self.push)
-            return (weight * F.cross_entropy(logits, labels[rows], reduction="none")).mean()
+            losses = F.cross_entropy(logits, labels[rows], reduction="none")
+            believed = is_clean[rows]
+            return mean_of(losses, believed) - self.push * mean_of(losses, ~believed)
 
         fit_head(own, data, torch.cat([clean, poison]), loss, terms, stage=2)
         return Defended(own, images, {"believed": len(clean), "pushed": len(poison)})
+
+
+def mean_of(values: Tensor, chosen: Tensor) -> Tensor:
+    """Mean of the chosen values; 0 where there are none.
+
+    >>> mean_of(torch.tensor([1.0, 2.0, 6.0]), torch.tensor([True, False, True])).item()
+    3.5
+    """
+    return (values * chosen).sum() / chosen.sum().clamp(min=1)

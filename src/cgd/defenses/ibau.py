@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cgd.data.dataset import ImageData
 from cgd.defenses.base import Defended, Repair, Terms, register
@@ -35,8 +36,9 @@ class ImplicitUnlearning(Repair):
         batch: images a step.
         lr: learning rate of Adam.
         fixed_point: iterations of the implicit gradient.
-        search: learning rate of the search; in units of a quarter of the pixel range, as all sizes
-            of perturbations here.
+        search: learning rate of the search; in units of the model card's standard deviation of a
+            channel (a quarter of the pixel range, unless the card says otherwise), as all sizes of
+            perturbations here.
         radius: largest Euclidean norm of the perturbation.
         penalty: weight of its squared norm.
         patched: share of a batch that carries it.
@@ -127,7 +129,8 @@ class ImplicitUnlearning(Repair):
                 shown = images + carries * perturbation / model.scale
                 return F.cross_entropy(model(shown), labels)
 
-            slopes = implicit_gradient(inner, outer, found, weights, self.fixed_point)
+            with sdpa_kernel(SDPBackend.MATH):  # the only attention that is differentiated twice
+                slopes = implicit_gradient(inner, outer, found, weights, self.fixed_point)
             for weight, slope in zip(weights, slopes, strict=True):
                 weight.grad = slope
             optimizer.step()

@@ -88,8 +88,8 @@ def prune(model: Classifier, masks: Masks, threshold: float) -> tuple[Classifier
 def prune_as_far_as(
     model: Classifier, masks: Masks, held_out: ImageData, tolerance: float, device: torch.device
 ) -> tuple[Classifier, dict[str, Any]]:
-    """Prune at the highest threshold at which held-out accuracy has fallen by at most `tolerance`
-    points.
+    """Prune at the last threshold before held-out accuracy falls by more than `tolerance` points
+    for the first time.
 
     Returns:
         The pruned copy, and what to tell of it.

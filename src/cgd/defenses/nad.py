@@ -27,7 +27,7 @@ class NeuralAttentionDistillation(Repair):
     """Neural attention distillation.
 
     The teacher is the victim after a little fine-tuning. The student, the victim again, learns the
-    labels and, at the last three resolutions of its feature maps, the teacher's attention.
+    labels and, where the stages of the last three resolutions end, the teacher's attention.
     Published: 10 epochs for the teacher, 100 for the student; the weights at the three places are
     the published ones, from the first to the last.
 
@@ -90,16 +90,16 @@ def attention(maps: Tensor, power: float) -> Tensor:
 def map_places(model: Classifier) -> list[str]:
     """Name the modules that give the last feature maps at each of the last three resolutions.
 
+    A block may begin with layers at the resolution that it leaves: what is inside fewer blocks goes
+    before. A module that is called several times has no one output.
+
     Raises:
         InputError: the network has no feature maps larger than one pixel.
     """
-    last: dict[tuple[int, int], str] = {}
+    sides: dict[str, int] = {}
 
     def note(name: str, _: nn.Module, __: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1:
-            shape = (output.shape[2], output.shape[3])
-            last.pop(shape, None)
-            last[shape] = name
+        sides[name] = 0 if name in sides else _side(output)
 
     model.eval()
     hooks = [
@@ -111,11 +111,31 @@ def map_places(model: Classifier) -> list[str]:
         model(torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device))
     for hook in hooks:
         hook.remove()
+    last: dict[int, str] = {}
+    for name, side in sides.items():
+        if 1 < side <= min(last, default=side) and (
+            side not in last or _blocks_around(model, name) <= _blocks_around(model, last[side])
+        ):
+            last[side] = name
     if not last:
         raise InputError(
             f"model {model.card.arch!r}: has no feature maps for nad; use another --defense"
         )
     return list(last.values())[-len(BETAS) :]
+
+
+def _side(output: Any) -> int:
+    """Height and width of feature maps [n, channels, side, side]; 0 for anything else."""
+    if isinstance(output, Tensor) and output.dim() == 4 and output.shape[2] == output.shape[3]:
+        return output.shape[3]
+    return 0
+
+
+def _blocks_around(model: nn.Module, name: str) -> int:
+    """Count the modules that hold the named one, a mere sequence of others left out."""
+    parts = name.split(".")
+    holders = (model.get_submodule(".".join(parts[:end])) for end in range(len(parts)))
+    return sum(type(holder) is not nn.Sequential for holder in holders)
 
 
 @contextmanager

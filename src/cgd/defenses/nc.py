@@ -12,6 +12,7 @@ from torch import Tensor
 from cgd.data.dataset import ImageData
 from cgd.defenses.base import Defended, Repair, Terms, register
 from cgd.defenses.tuning import check_clean, cross_entropy_of, fine_tune, tune
+from cgd.errors import InputError
 from cgd.models import Classifier
 from cgd.training import autocast, place, seeded
 
@@ -25,11 +26,13 @@ class NeuralCleanse(Repair):
     """Neural Cleanse.
 
     For each class, the smallest mask and pattern that turn clean images to it are searched. Classes
-    whose mask is smaller than the median by more than `limit` median absolute deviations have a
+    whose mask is smaller than the median by more than `limit` robust standard deviations have a
     backdoor; the model then learns the true labels of clean images, a fifth of which carry the
-    pattern. Where there is no such class, the model is left as it is. Published: 80 epochs a class,
-    then 100 of unlearning; the weight of the mask's size doubles or halves as the pattern works or
-    fails `patience` times in a row, and here it does so with every batch looked at alone.
+    pattern. Where there is no such class, the model is left as it is; with two classes neither can
+    stand out. Published: at most 80 epochs a class, with an early stop, then 100 of unlearning.
+    There, the weight of the mask's size doubles where the pattern works `patience` epochs in a row,
+    and falls by 2^1.5 where it fails; here, batches are counted, it halves, and no search stops
+    early.
 
     Attributes:
         search_steps: steps a class.
@@ -38,7 +41,7 @@ class NeuralCleanse(Repair):
         weight: first weight of the mask's size.
         factor: by which that weight grows and falls.
         patience: so many batches in a row change it.
-        limit: median absolute deviations below the median.
+        limit: robust standard deviations (1.4826 median absolute deviations) below the median.
         steps: steps of unlearning.
         batch: images a step.
         lr: peak learning rate of unlearning.
@@ -62,6 +65,11 @@ class NeuralCleanse(Repair):
 
     def repair(self, model: Classifier, clean: ImageData, terms: Terms) -> Defended:
         check_clean(model, clean)
+        if len(clean.classes) < 3:
+            raise InputError(
+                f"nc: compares classes, at least 3, and there are {len(clean.classes)}; "
+                "use another --defense"
+            )
         frozen = copy.deepcopy(model).requires_grad_(False)
         place(frozen, terms.device)
         frozen.eval()
@@ -82,7 +90,7 @@ class NeuralCleanse(Repair):
     def invert(
         self, model: Classifier, clean: ImageData, target: int, terms: Terms
     ) -> tuple[Tensor, Tensor, int]:
-        """Search a small trigger for a class.
+        """Search a small trigger for a class: the smallest that turned a batch, else the last.
 
         Returns:
             Mask [1, size, size] in [0, 1], pattern [3, size, size] in 0..255, images shown.
@@ -92,20 +100,24 @@ class NeuralCleanse(Repair):
         raw[0] -= 2.0  # begin with a faint mask
         raw = raw.to(terms.device).requires_grad_()
         weight, working, failing = self.weight, 0, 0
+        smallest: tuple[float, Tensor] | None = None
 
         def loss(images: Tensor, labels: Tensor) -> Tensor:
-            nonlocal weight, working, failing
+            nonlocal weight, working, failing, smallest
             mask, pattern = _trigger(raw)
             with autocast(terms.device):
                 logits = model(stamped(images, mask, pattern)).float()
             goal = torch.full_like(labels, target)
             works = float((logits.argmax(1) == goal).float().mean()) >= self.success
+            size = mask.sum()
+            if works and (smallest is None or size < smallest[0]):
+                smallest = size.item(), raw.detach().clone()
             working, failing = (working + 1, 0) if works else (0, failing + 1)
             if working >= self.patience:
                 weight, working = weight * self.factor, 0
             elif failing >= self.patience:
                 weight, failing = weight / self.factor, 0
-            return F.cross_entropy(logits, goal) + weight * mask.sum()
+            return F.cross_entropy(logits, goal) + weight * size
 
         shown = tune(
             loss,
@@ -117,7 +129,7 @@ class NeuralCleanse(Repair):
             label=f"nc: class {target}",
             stream=1 + target,
         )
-        mask, pattern = _trigger(raw.detach())
+        mask, pattern = _trigger(smallest[1] if smallest else raw.detach())
         return mask, pattern, shown
 
     def _unlearn(
@@ -161,7 +173,7 @@ def stamped(images: Tensor, mask: Tensor, pattern: Tensor) -> Tensor:
 
 
 def small_outliers(sizes: NDArray[np.float64], limit: float) -> NDArray[np.bool_]:
-    """Mark what is smaller than the median by more than `limit` median absolute deviations.
+    """Mark what is smaller than the median by more than `limit` robust standard deviations.
 
     >>> small_outliers(np.array([9.0, 10.0, 11.0, 10.5, 1.0]), 2.0)
     array([False, False, False, False,  True])

@@ -33,9 +33,9 @@ class ReconstructiveNeuronPruning(Repair):
     `forgotten`. Then a mask over the channels of its batch normalisations is learned that brings
     the answers back; the victim's channels with a low mask are pruned. Published: at most 20 epochs
     over 1 % of the data for either stage, and the threshold with the lowest attack success on test
-    data; ours is the highest one at which held-out clean accuracy has fallen by at most
-    `tolerance`. The published rates, 0.01 for unlearning and 0.2 for the mask, are too large for
-    a small network: the first makes it forget the backdoor too, the second closes channels that it
+    data; ours is the last one before held-out clean accuracy falls by more than `tolerance` for the
+    first time. The published rates, 0.01 for unlearning and 0.2 for the mask, are too large for a
+    small network: the first makes it forget the backdoor too, the second closes channels that it
     needs.
 
     Attributes:

@@ -9,9 +9,10 @@ from cgd.data.dataset import ImageData
 from cgd.defenses.base import Terms, register
 from cgd.defenses.cleansing import Cleansing, rows_of_classes
 from cgd.defenses.features import Floats, feature_matrix
+from cgd.errors import InputError
 from cgd.models import Classifier
 
-ROUNDS = 20
+ROUNDS, LEAST = 20, 4
 
 
 @register
@@ -22,7 +23,7 @@ class StatisticalContamination(Cleansing):
     The paper estimates the spread within classes on clean data. There is none here: it is
     estimated on the half of each class that is nearest to the class's median, which poison of less
     than half of a class can hardly move. Nor can clean data tell which group is the poison: it is
-    taken to be the smaller one.
+    taken to be the smaller one. With two classes neither can stand out from the other.
 
     Attributes:
         threshold: anomaly index (robust z-score of the likelihood ratio) above which a class
@@ -39,7 +40,15 @@ class StatisticalContamination(Cleansing):
         return contamination_scores(features, data.labels.numpy())
 
     def suspects(self, scores: Floats, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-        return scores > self.threshold / 2  # half the index: more likely than not in that group
+        """Mark who is more likely than not in the smaller group of a class that stands out.
+
+        The surest sample of a class has a chance of next to one, so its score is the index.
+        """
+        marked = np.zeros(len(scores), dtype=np.bool_)
+        for rows in rows_of_classes(labels, least=LEAST):
+            index = scores[rows].max()
+            marked[rows] = (index > self.threshold) & (scores[rows] > index / 2)
+        return marked
 
 
 def contamination_scores(features: Floats, labels: NDArray[np.int64]) -> Floats:
@@ -51,11 +60,17 @@ def contamination_scores(features: Floats, labels: NDArray[np.int64]) -> Floats:
 
     Returns:
         float64 [n], at least 0.
+
+    Raises:
+        InputError: there are fewer than three classes to compare.
     """
-    classes = rows_of_classes(labels, least=4)
+    classes = rows_of_classes(labels, least=LEAST)
+    if len(classes) < 3:
+        raise InputError(
+            f"scan: compares classes, at least 3 with {LEAST} samples each, and there are "
+            f"{len(classes)}; use another defence"
+        )
     scores = np.zeros(len(labels))
-    if not classes:
-        return scores
     whitened = features @ whitening([features[rows] for rows in classes])
     ratios, chances = zip(*(two_groups(whitened[rows]) for rows in classes), strict=True)
     for rows, index, chance in zip(classes, robust_z(np.array(ratios)), chances, strict=True):
@@ -88,8 +103,9 @@ def two_groups(whitened: Floats) -> tuple[float, Floats]:
         whitened: float64 [n, width].
 
     Returns:
-        Log likelihood ratio of two groups against one, per sample, and each sample's chance,
-        float64 [n], to belong to the smaller group.
+        Twice the log likelihood ratio of two groups against one, per sample, without what the
+        shares of the groups add to it; and each sample's chance, float64 [n], to belong to the
+        smaller group.
     """
     centred = whitened - whitened.mean(0)
     direction = np.linalg.svd(centred, full_matrices=False)[2][0]
