@@ -194,8 +194,10 @@ def test_the_excess_is_the_share_of_the_class_that_came_from_everywhere(share: f
     assert np.delete(excess, 4).max() < 0.05
 
 
-def test_two_targets_are_both_named_and_the_guide_alone_tells_their_poison() -> None:
-    true, guess, confidence = answers(4, right=0.9)
+def attacked_twice(right: float) -> tuple[EntropyMap, NDArray[np.bool_], NDArray[np.float64]]:
+    """What a guide that is right so often says of 1,000 samples moved to class 3 and 800 to 7, who
+    they are, and its confidence; the suspect learns nothing."""
+    true, guess, confidence = answers(4, right=right)
     label = true.copy()
     moved = np.random.default_rng(0).permutation(N)
     label[moved[:1000]], label[moved[1000:1800]] = 3, 7
@@ -204,13 +206,29 @@ def test_two_targets_are_both_named_and_the_guide_alone_tells_their_poison() -> 
     entropy = draw.normal(level, 1)
     guide, suspect = rankdata(entropy) / N, rankdata(draw.random(N)) / N
     ranks = EntropyMap(label, guess, entropy, guide, suspect, suspect)
+    return ranks, label != true, confidence
+
+
+def test_two_targets_are_both_named_and_the_guide_alone_tells_their_poison() -> None:
+    ranks, poison, confidence = attacked_twice(right=0.9)
     shown, verdict = judge([ranks], confidence, CLASSES)
     assert shown is ranks
     assert set(verdict.targets) == {3, 7}
     assert verdict.evidence == ("contradicted", "contradicted")
-    poison, found = label != true, verdict.probability > 0.5
+    found = verdict.probability > 0.5
     assert (poison & found).sum() > 0.9 * poison.sum()
     assert (poison & found).sum() > 0.55 * found.sum()  # the guide is wrong here and there
+
+
+@pytest.mark.parametrize(("right", "finding"), [(0.5, "poisoned"), (0.4, "suspicious")])
+def test_contradictions_by_a_guide_that_knows_little_are_but_suspicious(
+    right: float, finding: str
+) -> None:
+    """Of a tenth of the samples the label is wrong besides."""
+    ranks, _, confidence = attacked_twice(right)
+    verdict = judge([ranks], confidence, CLASSES)[1]
+    assert verdict.contradicted >= LEAST_EXCESS
+    assert verdict.finding == finding
 
 
 @pytest.mark.parametrize(("late", "right"), [(0, 0.9), (150, 0.9), (0, 0.6), (300, 0.6)])

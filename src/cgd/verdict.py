@@ -58,6 +58,10 @@ UNSURE = 0.5
 
 STARTS = (0.01, 0.05, 0.2, 0.5)
 
+KNOWS = 0.4
+"""Contradictions alone make no target where the guide agrees with a smaller share of the labels:
+it then takes some classes for anything at all."""
+
 FEWEST = 10
 """With fewer samples in a class, nothing is said about them."""
 
@@ -213,7 +217,8 @@ def find(looks: Sequence[EntropyMap], confidence: Floats, classes: int) -> Found
     """
     last = looks[-1]
     excess = contradiction_excess(last.label, last.guide_label, confidence, classes)
-    contradicted = [int(c) for c in np.argsort(-excess) if excess[c] >= LEAST_EXCESS]
+    knows = np.mean(last.guide_label == last.label) >= KNOWS
+    contradicted = [int(c) for c in np.argsort(-excess) if knows and excess[c] >= LEAST_EXCESS]
     signs = [_clearest(looks, target) for target in contradicted]
     early = _early(looks)
     if early and early.target not in contradicted:
