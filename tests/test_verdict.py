@@ -2,6 +2,7 @@
 
 import warnings
 from collections import Counter
+from dataclasses import replace
 from statistics import median
 
 import numpy as np
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from cgd import verdict as module
 from cgd.entropy import EntropyMap
 from cgd.verdict import (
     LEAST_EXCESS,
     LEAST_PART,
+    PLAINLY,
     SUSPICIOUS,
     UNSURE,
     Verdict,
@@ -137,6 +140,44 @@ def test_an_early_look_must_find_twice_as_many_as_in_any_other_class() -> None:
     assert judged(last, early)[0] is early
 
 
+def test_an_early_look_counts_where_a_class_stands_out_plainly_and_no_other_look_tells() -> None:
+    early, nothing = look(500, 1, elsewhere=400), look(0, 0)
+    assert concentration(early)[0] > PLAINLY
+    chosen, verdict = judged(early, nothing)
+    assert chosen is early
+    assert (verdict.finding, verdict.targets) == ("poisoned", (1,))
+    assert verdict.poisoned == pytest.approx(500, rel=0.1)
+
+
+def test_a_look_in_which_the_class_begins_to_stand_out_may_tell_its_poison(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    labels, draw = np.arange(10_000) % 10, np.random.default_rng(0)
+    guide, suspect = draw.normal(0, 1, (2, 10_000))
+    for number, count in ((1, 500), (2, 300)):
+        rows = np.flatnonzero(labels == number)[:count]
+        guide[rows] += 5
+        suspect[rows] -= 5
+    beginning = map_of(labels, rankdata(guide) / 10_000, rankdata(suspect) / 10_000)
+    assert attacked_class(beginning) is None
+    last = look(15, 3)
+    assert attacked_class(last) == 1
+    assert judged(beginning, last)[0] is last
+    monkeypatch.setattr(module, "FEWEST_SURE", 20)
+    chosen, verdict = judged(beginning, last)
+    assert chosen is beginning
+    assert verdict.poisoned == pytest.approx(500, rel=0.1)
+    assert judged(beginning, look(0, 0))[1].targets == ()
+
+
+def test_of_few_classes_none_stands_out_plainly() -> None:
+    """The same scores, in five classes: which is easier than the others tells nothing."""
+    early, nothing = look(500, 1, elsewhere=400), look(0, 0)
+    few = [replace(one, label=one.label % 5, guide_label=one.label % 5) for one in (early, nothing)]
+    assert concentration(few[0])[0] > PLAINLY
+    assert judged(*few)[1].targets == ()
+
+
 # Contradictions.
 
 N, CLASSES = 20_000, 10
@@ -218,6 +259,16 @@ def test_two_targets_are_both_named_and_the_guide_alone_tells_their_poison() -> 
     found = verdict.probability > 0.5
     assert (poison & found).sum() > 0.9 * poison.sum()
     assert (poison & found).sum() > 0.55 * found.sum()  # the guide is wrong here and there
+
+
+def test_contradicted_poison_need_not_be_sure_if_there_is_much_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ranks, _, confidence = attacked_twice(right=0.9)
+    monkeypatch.setattr(module, "FEWEST_SURE", N)
+    assert set(judge([ranks], confidence, CLASSES)[1].targets) == {3, 7}
+    monkeypatch.setattr(module, "FEWEST_CLEAR", N)
+    assert judge([ranks], confidence, CLASSES)[1].finding == "suspicious"
 
 
 @pytest.mark.parametrize(("right", "finding"), [(0.5, "poisoned"), (0.4, "suspicious")])

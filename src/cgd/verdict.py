@@ -29,6 +29,12 @@ LEAST_PART = 0.65
 """The part of the most suspicious samples, as if classes were equally large, from which on a class
 stands out."""
 
+PLAINLY = 0.85
+"""From this part on, it stands out plainly, even early on, where a suspect leans to classes."""
+
+MANY = 6
+"""With fewer classes, none does: one may well be so much easier than the others."""
+
 CHANCE = 1e-4
 """And that many of them come from any one class by chance with less than this probability."""
 
@@ -68,9 +74,13 @@ FEWEST = 10
 SURELY = 0.9
 """Above this probability of being poison, a sample is so surely."""
 
-FEWEST_SURE = 5
+FEWEST_SURE = 10
 """With fewer samples that are surely poison, a class is no target: one class may well hold most of
 the twenty most suspicious samples of clean data that has a few thousand."""
+
+FEWEST_CLEAR = 50.0
+"""Unless it is contradicted, and the probabilities of its samples above one half make so many
+together (the sum of 2 p - 1): poison that is not far from the rest is never sure."""
 
 FEWEST_IN_ALL = 200
 """With fewer samples, nothing is said about the data where no class stands out."""
@@ -225,7 +235,12 @@ def find(looks: Sequence[EntropyMap], confidence: Floats, classes: int) -> Found
         signs.append(early)
     stood_out = [last, *(looks[sign.look] for sign in signs if not sign.alone)]
     strengths = max(concentration(look)[0] for look in stood_out), float(excess.max())
-    targets = tuple(sign for sign in signs if sign.surely >= FEWEST_SURE)
+    targets = tuple(
+        sign
+        for sign in signs
+        if sign.surely >= FEWEST_SURE
+        or (sign.target in contradicted and sign.clear >= FEWEST_CLEAR)
+    )
     if targets:
         return Found("poisoned", targets, *strengths)
     finding = "suspicious" if signs else _no_sign(last, excess, classes)
@@ -276,29 +291,50 @@ def _sign(looks: Sequence[EntropyMap], target: int, look: int, alone: bool = Fal
 
 def _clearest(looks: Sequence[EntropyMap], target: int) -> Sign:
     """Choose among the guide alone and the looks in which the target begins to stand out."""
-    signs = [_sign(looks, target, len(looks) - 1, alone=True)]
+    alone = _sign(looks, target, len(looks) - 1, alone=True)
+    return max([alone, *_beginning(looks, target)], key=lambda sign: sign.clear)
+
+
+def _beginning(looks: Sequence[EntropyMap], target: int) -> list[Sign]:
+    """The looks in which the target begins to stand out."""
+    signs = []
     for number, look in enumerate(looks):
         part, foremost = concentration(look)
         if foremost == target and part >= SUSPICIOUS * LEAST_PART:
             signs.append(_sign(looks, target, number))
-    return max(signs, key=lambda sign: sign.clear)
+    return signs
 
 
 def _early(looks: Sequence[EntropyMap]) -> Sign | None:
     """Of the looks in which a class stands out, choose that in which most of its samples are
-    clearly poison. Early on, a suspect leans towards classes that are easy, so that an early look
-    must find twice as many of them as in any other class.
+    clearly poison.
+
+    Early on, a suspect leans towards classes that are easy. So in an early look twice as many must
+    be clearly poison as in any other class; or the class stands out plainly, and no other look
+    tells enough. Where a class stands out, but too few samples of it are surely poison, a look in
+    which it begins to stand out may tell them.
     """
-    best: Sign | None = None
+    steady, plain = [], []
     for number, look in enumerate(looks):
         target = attacked_class(look)
         if target is None:
             continue
         sign = _sign(looks, target, number)
-        most = best.clear if best else 0.0
-        if sign.clear > most and not (number < len(looks) - 1 and _leans(look, sign)):
-            best = sign
-    return best
+        if number == len(looks) - 1 or not _leans(look, sign):
+            steady.append(sign)
+        elif _plain(look):
+            plain.append(sign)
+    beginning = [sign for found in steady for sign in _beginning(looks, found.target)]
+    for signs in (steady, plain, beginning):
+        enough = [sign for sign in signs if sign.surely >= FEWEST_SURE]
+        if enough:
+            return max(enough, key=lambda sign: sign.clear)
+    return max(steady + plain, key=lambda sign: sign.clear, default=None)
+
+
+def _plain(look: EntropyMap) -> bool:
+    many = np.count_nonzero(np.bincount(look.label)) >= MANY
+    return bool(many and concentration(look)[0] >= PLAINLY)
 
 
 def _no_sign(last: EntropyMap, excess: Floats, classes: int) -> Finding:
