@@ -47,13 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     device, data = pick_device(asked.device), load(asked.data)
     sample = data.subset(np.random.default_rng(0).permutation(len(data))[:SAMPLE])
-    record: dict[str, Any] = {
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "device": device_name(device),
-        "version": version("cgd"),
-        "torch": str(torch.__version__),
-        "repetitions": asked.repetitions,
-    }
+    record = head(device, asked.repetitions)
     loops = {
         arch: loop(sample, arch, count, asked.repetitions, device) for arch, count in STEPS.items()
     }
@@ -73,6 +67,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         record["check"] = {"images": asked.check, "stages": check(few, parts, device)}
         tables.append(check_table(record["check"]["stages"]))
         keep(asked.out, record, tables)
+
+
+def head(device: torch.device, repetitions: int) -> dict[str, Any]:
+    """What every record begins with."""
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "device": device_name(device),
+        "version": version("cgd"),
+        "torch": str(torch.__version__),
+        "repetitions": repetitions,
+    }
 
 
 def keep(out: Path, record: dict[str, Any], tables: list[str]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.__main__ import table
+from benchmarks.__main__ import head, table
 from benchmarks.clock import Times, Work, in_turns, ratios, spread
 from benchmarks.loop import BATCH, RECIPE, STEPS, bare_steps, fresh, prepared
 from cgd.data import ImageData, load
@@ -69,22 +69,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the records")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--backend", default="inductor")
     asked = parser.parse_args(arguments)
     device, data = pick_device(asked.device), load(asked.data)
     found = {
-        arch: compare(data, arch, count, asked.repetitions, device, asked.backend)
-        for arch, count in STEPS.items()
+        arch: compare(data, arch, count, asked.repetitions, device) for arch, count in STEPS.items()
     }
     rows = [
         [arch, *(f"{1 / t.median:,.0f}" for t in one.times.values()), spread(one.gain),
          f"{one.start:.0f}"]
         for arch, one in found.items()
     ]  # fmt: skip
-    head = ["network", "plain, images/s", "compiled, images/s", "faster by", "start, s"]
-    print(table(head, rows))
-    write_text(asked.out / "compiled.md", table(head, rows))
-    write_json(asked.out / "compiled.json", {arch: asdict(one) for arch, one in found.items()})
+    columns = ["network", "plain, images/s", "compiled, images/s", "faster by", "start, s"]
+    print(table(columns, rows))
+    write_text(asked.out / "compiled.md", table(columns, rows))
+    record = head(device, asked.repetitions)
+    record["networks"] = {arch: asdict(one) for arch, one in found.items()}
+    write_json(asked.out / "compiled.json", record)
 
 
 if __name__ == "__main__":

@@ -324,12 +324,19 @@ def _early(looks: Sequence[EntropyMap]) -> Sign | None:
             steady.append(sign)
         elif _plain(look):
             plain.append(sign)
-    beginning = [sign for found in steady for sign in _beginning(looks, found.target)]
-    for signs in (steady, plain, beginning):
-        enough = [sign for sign in signs if sign.surely >= FEWEST_SURE]
-        if enough:
-            return max(enough, key=lambda sign: sign.clear)
-    return max(steady + plain, key=lambda sign: sign.clear, default=None)
+    stood_out = dict.fromkeys(sign.target for sign in steady)
+    return (
+        _clearest_enough(steady)
+        or _clearest_enough(plain)
+        or _clearest_enough([sign for target in stood_out for sign in _beginning(looks, target)])
+        or max(steady + plain, key=lambda sign: sign.clear, default=None)
+    )
+
+
+def _clearest_enough(signs: Sequence[Sign]) -> Sign | None:
+    """The clearest of those with enough samples that are surely poison."""
+    enough = [sign for sign in signs if sign.surely >= FEWEST_SURE]
+    return max(enough, key=lambda sign: sign.clear, default=None)
 
 
 def _plain(look: EntropyMap) -> bool:

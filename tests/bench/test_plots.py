@@ -44,6 +44,38 @@ def test_no_cells_make_an_empty_picture(tmp_path: Path) -> None:
     assert "<svg" in draw(PLOT, [], tmp_path).read_text()
 
 
+ROWS = [
+    cell(defense="none", rate=0.1, asr=90.0, asr_floor=None),
+    cell(defense="none", rate=0.1, asr=80.0, seed=1, asr_floor=None),
+    cell(rate=0.1, asr=2.0, asr_floor=3.0),
+    cell(rate=0.1, asr=4.0, asr_floor=5.0, seed=1),
+    cell(attack="wanet strength=4.0", defense="none", rate=0.05, asr=99.0),
+    cell(attack="wanet strength=4.0", rate=0.05, asr=1.0),
+    cell(attack="undefended", defense="none", rate=0.1, asr=50.0),
+    cell(attack="none", defense="none", rate=0.0, asr=1.0),
+    cell(rate=0.1, asr=70.0, defense="ft", asr_floor=9.0),
+    cell(rate=0.1, asr=70.0, dataset="other"),
+]
+
+
+def test_a_row_is_an_attack_before_and_after_the_defence(tmp_path: Path) -> None:
+    plot = Plot("rows.svg", "asr", ("attack",), dataset="toy")
+    rows = plot.rows(ROWS)
+    assert list(rows) == ["wanet 5 %", "sig 10 %"]  # from the one that works best
+    assert rows["sig 10 %"] == (85.0, 3.0, 4.0)
+    assert rows["wanet 5 %"] == (99.0, 1.0, None)
+    pictures = [draw(plot, ROWS, tmp_path / name).read_text() for name in ("a", "b")]
+    assert pictures[0] == pictures[1]
+    for text in ("sig 10 %", "after cgd", "model that never saw poison"):
+        assert f"<!-- {text} -->" in pictures[0]
+    assert "<svg" in draw(plot, [], tmp_path).read_text()
+
+
+def test_rows_stand_alone() -> None:
+    with pytest.raises(InputError, match="'attack' stands alone in y"):
+        Plot("rows.svg", "asr", ("attack", "ca"))
+
+
 def test_a_point_is_a_defense_at_the_means_over_its_cells(tmp_path: Path) -> None:
     cells = [
         cell(der=0.9, passes=10.0),

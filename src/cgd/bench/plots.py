@@ -13,6 +13,8 @@ from cgd.presets import PRESETS
 
 Cell = dict[str, Any]
 ROWS = "attack"
+"""In place of a column on the vertical axis: a row an attack."""
+
 TITLES = {
     "asr": "attack success rate, %",
     "ca": "clean accuracy, %",
@@ -59,6 +61,8 @@ class Plot:
     def __post_init__(self) -> None:
         if self.a_point_a not in ("", "defense"):
             raise InputError(f"a_point_a must be 'defense', not {self.a_point_a!r}")
+        if ROWS in self.y and len(self.y) > 1:
+            raise InputError(f"{self.file}: {ROWS!r} stands alone in y")
 
     def points(self, cells: Sequence[Cell], y: str) -> dict[str, tuple[float, float]]:
         """Defence -> (mean of x, mean of y)."""
