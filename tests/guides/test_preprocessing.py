@@ -37,6 +37,9 @@ def test_same_as_open_clip(size: tuple[int, int], mode: str, interpolation: str)
     images.append(images[2].flip(0))
     expected = torch.stack([theirs(as_image(image)) for image in images])
     assert (ours(images, CPU) - expected).abs().max() < ROUNDING
+    of_gpu = ours._together(images, CPU) / 255
+    pixels = expected * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
+    assert (of_gpu - pixels).abs().max() < 1.01 / 255
 
 
 @settings(max_examples=60, deadline=None)

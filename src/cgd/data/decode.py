@@ -118,7 +118,7 @@ def decode_file(path: Path) -> Tensor:
     try:
         with path.open("rb") as file, _reasons():
             image = _open(file.read(MAX_BYTES + 1))
-            return torch.from_numpy(np.array(_pixels(image, image.size), order="C"))
+            return torch.from_numpy(_pixels(image, image.size)).contiguous()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     except Unusable as error:
@@ -208,7 +208,7 @@ def _pixels(image: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
     rgb = _to_rgb(image)
     if rgb.size != size:
         rgb = rgb.resize(size, Image.Resampling.BICUBIC, reducing_gap=REDUCING_GAP)
-    return np.asarray(rgb).transpose(2, 0, 1)
+    return np.array(rgb).transpose(2, 0, 1)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

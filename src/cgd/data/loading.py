@@ -145,7 +145,7 @@ def _originals(listing: Listing, index: NDArray[np.int64]) -> Originals:
             raise InputError(
                 f"{listing.source}: {stored.path} changed after it was first read ({problem})"
             ) from error
-        return torch.from_numpy(np.array(pixels, order="C"))
+        return torch.from_numpy(pixels)
 
     def read(positions: Sequence[int], side: int) -> list[Tensor]:
         rows = index[np.asarray(positions, dtype=np.int64)]

@@ -45,7 +45,7 @@ class Preprocessing:
         return max(self.size)
 
     def __call__(self, images: Sequence[Tensor], device: torch.device) -> Tensor:
-        """Prepare a batch; images of the same shape are resized together.
+        """Prepare a batch; on a GPU, images of the same shape are resized together.
 
         Args:
             images: uint8 [3, h, w] each, RGB.
@@ -54,21 +54,26 @@ class Preprocessing:
         Returns:
             float32 [n, 3, *size], normalised.
         """
+        std = torch.tensor(self.std, device=device).view(3, 1, 1)
+        scale = 1 / (255 * std)
+        offset = torch.tensor(self.mean, device=device).view(3, 1, 1) / std
+        if device.type != "cpu":
+            return self._together(images, device).mul_(scale).sub_(offset)
+        prepared = torch.empty(len(images), 3, *self.size)
+        for place, image in zip(prepared, images, strict=True):  # a cache holds one, not a batch
+            place.copy_(self._fit(image[None])[0]).mul_(scale).sub_(offset)
+        return prepared
+
+    def _together(self, images: Sequence[Tensor], device: torch.device) -> Tensor:
+        """Resize images of one shape in one go: float32 [n, 3, *size], in 0..255."""
         by_shape: dict[torch.Size, list[int]] = defaultdict(list)
         for row, image in enumerate(images):
             by_shape[image.shape].append(row)
-        mean = torch.tensor(self.mean, device=device).view(3, 1, 1)
-        std = torch.tensor(self.std, device=device).view(3, 1, 1)
-        prepared = torch.empty(len(images), 3, *self.size, device=device)
+        fitted = torch.empty(len(images), 3, *self.size, device=device)
         for rows in by_shape.values():
-            fitted = self._fit(torch.stack([images[row] for row in rows]).to(device))
-            # A processor's cache holds one image, not a batch.
-            step = 1 if device.type == "cpu" else len(rows)
-            at = torch.tensor(rows, device=device)
-            parts = zip(torch.split(fitted, step), torch.split(at, step), strict=True)
-            for part, places in parts:
-                prepared[places] = part.float().div_(255).sub_(mean).div_(std)
-        return prepared
+            alike = torch.stack([images[row] for row in rows]).to(device)
+            fitted[torch.tensor(rows, device=device)] = self._fit(alike).float()
+        return fitted
 
     def _fit(self, images: Tensor) -> Tensor:
         if self.resize == "shortest":
