@@ -21,6 +21,36 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+DIVIDED = ("train", "scan", "defend")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"cgd {version('cgd')}")
+        raise typer.Exit
+
+
+@app.callback()
+def begin(
+    context: typer.Context,
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Begin any command."""
+    from cgd import processes
+
+    command = context.invoked_subcommand
+    if processes.launched() and command not in DIVIDED:
+        raise InputError(f"cgd {command}: runs in one process; start it by itself")
+    processes.join()
+
+
 Data = Annotated[str, typer.Argument(help="The untrusted data; see `cgd --help`.", metavar="DATA")]
 Out = Annotated[Path, typer.Option(help="Run folder; the same command continues a killed run.")]
 Seed = Annotated[int, typer.Option(help="Fixes every random choice.", min=0)]
@@ -285,6 +315,7 @@ def train(
     from cgd import commands
     from cgd.attacks import ATTACKS
     from cgd.inputs import AttackOptions, Source, TrialOptions
+    from cgd.processes import own_folder
     from cgd.training import Recipe
 
     source = Source(data, size, names, seed, device)
@@ -299,7 +330,7 @@ def train(
     else:
         _refuse_given(context, ("rate", "target", "parameter"), "without --attack NAME")
     trial = TrialOptions(test, Path(attack) if attack and not planned else None)
-    commands.train(source, out, arch, recipe, trial, planned)
+    commands.train(source, own_folder(out), arch, recipe, trial, planned)
 
 
 @app.command()
@@ -344,13 +375,14 @@ def scan(
     """
     from cgd import commands
     from cgd.inputs import ModelOptions, ScanOptions, Source
+    from cgd.processes import own_folder
 
     source = Source(data, size, names, seed, device)
     options = ScanOptions(guide, preset, suspect, arch, scale, ask_first, tuple(template or ()))
     if model is None:
         _refuse_given(context, ("mean", "std"), "without --model")
     own = ModelOptions(model, arch, mean, std) if model else None
-    commands.scan(source, out, options, own)
+    commands.scan(source, own_folder(out), options, own)
 
 
 @app.command()
@@ -428,6 +460,7 @@ def defend(
     """
     from cgd import commands
     from cgd.inputs import DefenseOptions, ModelOptions, ScanOptions, Source, TrialOptions
+    from cgd.processes import own_folder
 
     if scan:
         _refuse_given(context, SCANNING, "with --scan, which brings its own")
@@ -440,14 +473,14 @@ def defend(
         if clean or parameter:
             raise InputError("--clean and --set are for another --defense than cgd")
         _refuse_given(context, ("epochs",), "without another --defense than cgd")
-        commands.defend(source, out, options, own, scan, flip, force, trial)
+        commands.defend(source, own_folder(out), options, own, scan, flip, force, trial)
         return
     if force:
         raise InputError("--force is for CGD's own defence")
     chosen = DefenseOptions(defense, clean, tuple(parameter or ()), epochs)
     if not chosen.scans:
         _refuse_given(context, SCANNING, "without a scan, as for --clean cgd")
-    commands.defend_with(source, out, chosen, options, own, scan, flip, trial)
+    commands.defend_with(source, own_folder(out), chosen, options, own, scan, flip, trial)
 
 
 @app.command()
@@ -548,7 +581,11 @@ def demo(
 
 def main() -> None:
     """Run the command; 0 = done, 1 = failed, 2 = bad usage or bad input."""
-    sys.exit(_exit_code(lambda: app(standalone_mode=False)))
+    from cgd import processes
+
+    code = _exit_code(lambda: app(standalone_mode=False))
+    processes.leave()
+    sys.exit(code)
 
 
 def _interrupted() -> int:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from cgd import processes
 from cgd.errors import InputError
 from cgd.files import read_tensors, write_tensors
 from cgd.models import Classifier
@@ -70,12 +71,17 @@ def pick_device(name: str = "auto") -> torch.device:
     Raises:
         InputError: the device is unknown or not present.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name not in ("cpu", "cuda"):
+    if name not in ("auto", "cpu", "cuda"):
         raise InputError(f"device {name!r} is unknown; use auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("device cuda: no CUDA GPU can be used here; use --device cpu")
+    given = processes.own_device()
+    if given and name in ("auto", given.type):
+        return given
+    if given:
+        raise InputError(f"device {name}: these processes were started for {given.type}")
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
 
 
@@ -197,6 +203,7 @@ def run_steps(
         loss = loss_of(batch)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        processes.average_gradients(optimizer)
         optimizer.step()
         total = total + loss.detach()
     return float(total) / steps if steps else float("nan")
@@ -299,7 +306,7 @@ def train(
                 batch = change(batch, rows, generator)
             batch = augment(batch, generator, crop=recipe.crop, flip=recipe.flip)
             with autocast(device):
-                logits = model(batch).float()
+                logits = processes.forward(model, batch)
             given = labels[send(rows, device)]
             if watch:
                 right.append((logits.argmax(1) == given).float().mean())
@@ -384,10 +391,11 @@ def predict(
     place(model, device)
     was_training = model.training
     model.eval()
+    own = images[processes.part(len(images))]
     with torch.inference_mode(), autocast(device):
         logits = [
             model(send(part, device).contiguous(memory_format=torch.channels_last)).float()
-            for part in torch.split(images, batch)
+            for part in torch.split(own, batch)
         ]
     model.train(was_training)
-    return torch.cat(logits).cpu()
+    return processes.gather(torch.cat(logits), len(images)).cpu()

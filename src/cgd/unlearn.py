@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cgd import processes
 from cgd.data.dataset import ImageData
 from cgd.errors import InputError
 from cgd.metrics import accuracy
@@ -339,9 +340,9 @@ class _Objective:
             batch = transplant(batch, len(known) - len(clean), self.trigger, generator)
         batch = augment(batch, generator, crop=True, flip=self.recipe.flip)
         with autocast(self.device):
-            logits = self.model(batch).float()
+            logits = processes.forward(self.model, batch)
         self.images_seen += len(batch)
-        student, suspicious = logits.split([len(known), len(triggered)])
+        student, suspicious = torch.split(logits, [len(known), len(triggered)])
         known, triggered = send(known, self.device), send(triggered, self.device)
         given = self.labels[triggered]
         loss = self.loss(suspicious, given, self.guide[triggered]) * self.poison[triggered]

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cgd import processes
 from cgd.data.dataset import ImageData
 from cgd.errors import InputError
 from cgd.files import scratch
@@ -108,17 +109,20 @@ def encode(
     missing = np.flatnonzero(~found)
     # In the order of the source, which then can be read from front to back.
     missing = missing[np.argsort(first[missing])]
-    batches = [missing[i : i + encoder.batch] for i in range(0, len(missing), encoder.batch)]
-    reads = (partial(_read, data, first[rows], encoder) for rows in batches)
+    batch = encoder.batch * processes.count()
+    batches = [missing[i : i + batch] for i in range(0, len(missing), batch)]
+    own = (rows[processes.part(len(rows))] for rows in batches)
+    reads = (partial(_read, data, first[rows], encoder) for rows in own)
     try:
         for rows, images in track(
             zip(batches, _ahead(reads), strict=True), "guide", total=len(batches)
         ):
-            vectors = encoder(images)
+            vectors = processes.gather(encoder(images), len(rows))
             if values is None:
                 values = scratch((len(keys), vectors.shape[1]), torch.float16)
             values[rows] = vectors
-            cache.add(keys[rows], vectors)
+            if processes.is_first():
+                cache.add(keys[rows], vectors)
     finally:
         cache.flush()
     assert values is not None
