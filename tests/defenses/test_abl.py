@@ -42,7 +42,7 @@ def test_the_isolated_are_given_up_and_the_rest_is_kept(world: Any) -> None:
     assert np.isin(isolated, world.manifest.poison).mean() < 0.5
     assert made.told == {"isolated": 30}
     terms = world.terms
-    assert made.images == terms.scaled(20) * 600 + terms.scaled(60) * 570 + 20 * 30
+    assert made.images == 20 * 600 + terms.scaled(60) * 570 + 20 * 30
     after = losses(made.model, world.data, terms)
     rest = np.setdiff1d(np.arange(600), isolated)
     assert after[isolated].mean() > after[rest].mean()

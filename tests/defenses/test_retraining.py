@@ -140,16 +140,16 @@ def test_the_patterns_victim_is_backdoored(striped: Any) -> None:
 
 
 def test_d_br_unlearns_and_learns(world: Any) -> None:
-    """Its choice is too poor here to undo the backdoor; at a high rate it weakens it."""
+    """At its learning rate, not enough; at a higher one it undoes the backdoor."""
     made = cleansed("d-br", world)
     assert made.told == {"unlearned": 30, "learned": 120}
-    assert made.images == (1 + 1) * 600 + 2 * (30 + 120)
+    assert made.images == (2 + 10) * 600 + 20 * (30 + 120)
     after = world.measure(made.model)
     assert after.ca > 90
     assert after.asr > 90
-    again = world.measure(cleansed("d-br", world, lr=0.5).model)
+    again = world.measure(cleansed("d-br", world, lr=0.02).model)
     assert again.ca > 90
-    assert again.asr < after.asr - 20
+    assert again.asr < 10
 
 
 def test_a_stamp_on_the_right_suspects_overrules_the_backdoor(striped: Any) -> None:
@@ -163,24 +163,23 @@ def test_a_stamp_on_the_right_suspects_overrules_the_backdoor(striped: Any) -> N
     assert after.asr < 10
 
 
-def test_nab_fails_on_suspects_that_are_not_the_poison(striped: Any) -> None:
-    """What is learned first here are the easy patterns."""
+def test_nab_undoes_the_backdoor(striped: Any) -> None:
     made = cleansed("nab", striped)
     after = striped.measure(made.model)
     assert made.model.card.arch == "stamped:tiny_resnet"
     assert 0 < made.told["stamped"] <= 30, "who is not suspect is not stamped"
-    assert made.images == (1 + 2 * 3 + 3) * 300
+    assert made.images == (20 + 2 * 3 + 3) * 300
     assert after.ca > 90
-    assert after.asr > 90
+    assert after.asr < 10
 
 
 def test_d_st_learns_from_the_labels_that_it_believes(striped: Any) -> None:
     made = cleansed("d-st", striped)
     after = striped.measure(made.model)
     assert made.told == {"believed": 60, "pushed": 15}
-    assert made.images == (1 + 1 + 2 * 6) * 300
-    assert after.ca > 90
-    assert after.asr < 60
+    assert made.images == (2 + 10 + 2 * 6) * 300
+    assert after.ca > 60
+    assert after.asr < 10
 
 
 def test_d_st_groups_what_it_believes_and_is_driven_from_the_rest(

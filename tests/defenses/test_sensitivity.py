@@ -48,7 +48,7 @@ def test_turning_moves_pixels_and_invents_none() -> None:
 
 def test_a_corner_patch_is_more_sensitive_than_a_tint(world: Any) -> None:
     scores, images = sensitivity_scores(world.data, world.terms)
-    assert images == 2 * len(world.data)
+    assert images == (2 + 10) * len(world.data)
     is_poison = np.zeros(len(world.data), dtype=bool)
     is_poison[world.manifest.poison] = True
     assert np.median(scores[is_poison]) > np.median(scores[~is_poison])

@@ -28,7 +28,7 @@ class AntiBackdoorLearning(Detector):
     Attributes:
         gamma: the training loss is held up at this value while samples are isolated.
         isolated: share of the samples with the lowest loss that is isolated.
-        isolation_epochs: of a training of 100.
+        isolation_epochs: not scaled: in a few epochs, poison is not learned before the rest.
         training_epochs: of a training of 100, on the samples that were not isolated.
         unlearning_epochs: passes over the isolated ones; not scaled, they are few.
         unlearning_lr: learning rate of the unlearning.
@@ -39,19 +39,19 @@ class AntiBackdoorLearning(Detector):
 
     gamma: float = 0.5
     isolated: float = 0.01
-    isolation_epochs: float = 20
+    isolation_epochs: int = 20
     training_epochs: float = 60
     unlearning_epochs: int = 20
     unlearning_lr: float = 5e-4
 
     def scores(self, model: Classifier, data: ImageData, terms: Terms) -> Floats:
         own = fresh_model(data, terms)
-        held_up(own, data, terms, terms.scaled(self.isolation_epochs), self.gamma)
+        held_up(own, data, terms, self.isolation_epochs, self.gamma)
         return -losses(own, data, terms)
 
     def cleanse(self, model: Classifier, data: ImageData, terms: Terms) -> Defended:
         own = fresh_model(data, terms)
-        images = held_up(own, data, terms, terms.scaled(self.isolation_epochs), self.gamma)
+        images = held_up(own, data, terms, self.isolation_epochs, self.gamma)
         count = max(1, round(self.isolated * len(data)))
         order = np.argsort(losses(own, data, terms), kind="stable")
         isolated, rest = torch.from_numpy(order[:count]), torch.from_numpy(order[count:])

@@ -24,7 +24,7 @@ class BackdoorRemoval(Detector):
     Attributes:
         clean: share of the samples, the least sensitive, that is learned again.
         poison: share of the samples, the most sensitive, that is unlearned.
-        epochs: of a training of 100; each unlearns, then learns.
+        epochs: not scaled, they are of a quarter of the data; each unlearns, then learns.
         lr: learning rate of both; published 1e-4.
     """
 
@@ -33,7 +33,7 @@ class BackdoorRemoval(Detector):
 
     clean: float = 0.2
     poison: float = 0.05
-    epochs: float = 20
+    epochs: int = 20
     lr: float = 1e-3
 
     def scores(self, model: Classifier, data: ImageData, terms: Terms) -> Floats:
@@ -55,7 +55,7 @@ class BackdoorRemoval(Detector):
             return -learn(batch, rows, generator)
 
         once = Recipe(epochs=1, min_steps=0, lr=self.lr, schedule="constant")
-        for epoch in range(terms.scaled(self.epochs)):
+        for epoch in range(self.epochs):
             for number, (rows, loss) in enumerate(((poison, unlearn), (clean, learn))):
                 stage = 100 + 2 * epoch + number
                 images += fit(

@@ -29,7 +29,7 @@ class NonAdversarialBackdoor(Scheme):
 
     Attributes:
         gamma: the training loss is held up at this value while samples are isolated.
-        isolation_epochs: of a training of 100.
+        isolation_epochs: not scaled: in a few epochs, poison is not learned before the rest.
         suspects: share of the samples, those with the lowest loss, that may get new labels.
         doubtful: share of the samples, those with the lowest loss, that do not count for what a
             class looks like.
@@ -40,14 +40,14 @@ class NonAdversarialBackdoor(Scheme):
     source = "arXiv 2307.15539"
 
     gamma: float = 0.5
-    isolation_epochs: float = 20
+    isolation_epochs: int = 20
     suspects: float = 0.1
     doubtful: float = 0.2
     contrastive_epochs: float = 100
 
     def cleanse(self, model: Classifier, data: ImageData, terms: Terms) -> Defended:
         judge = fresh_model(data, terms)
-        images = held_up(judge, data, terms, terms.scaled(self.isolation_epochs), self.gamma)
+        images = held_up(judge, data, terms, self.isolation_epochs, self.gamma)
         loss = losses(judge, data, terms)
         suspect, doubtful = (
             lowest(loss, round(share * len(data))) for share in (self.suspects, self.doubtful)
