@@ -5,9 +5,11 @@ import socket
 import subprocess
 import sys
 from contextlib import nullcontext
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,10 +19,12 @@ from torch import Tensor
 
 from cgd import cli, processes, training, unlearn
 from cgd.data import ImageData, from_arrays
+from cgd.defenses.features import feature_matrix
 from cgd.errors import InputError
 from cgd.guides.cache import VectorCache
 from cgd.guides.encoding import Encoder, encode
 from cgd.guides.preprocessing import Preprocessing
+from cgd.inputs import Source
 from cgd.models import Classifier, ModelCard, build
 from cgd.split import Split
 from cgd.training import Recipe, predict, train
@@ -63,6 +67,16 @@ def encoded(folder: Path) -> dict[str, Tensor]:
     return {"vectors": vectors, "stored": torch.from_numpy(found)}
 
 
+def encoded_with_caches_apart(folder: Path) -> Tensor:
+    """The second time, the first process alone finds vectors in its cache."""
+    plain = Preprocessing((8, 8), (0, 0, 0), (1, 1, 1))
+    for _ in range(2):
+        encoder = Encoder("means", lambda images: images.mean((2, 3)), plain, CPU, batch=10)
+        own = folder / f"of-{int(not processes.is_first())}"
+        vectors = encode(data().subset(np.arange(50)), encoder, VectorCache(own, {}))
+    return vectors
+
+
 def computed(folder: Path) -> dict[str, Tensor]:
     """All that is divided among processes."""
     few_steps = Recipe(epochs=2, batch=32, min_steps=0, lr=0.05)
@@ -81,13 +95,18 @@ def computed(folder: Path) -> dict[str, Tensor]:
         **{f"trained/{name}": value for name, value in trained.state_dict().items()},
         **{f"repaired/{name}": value for name, value in repaired.model.state_dict().items()},
         "logits": predict(trained, data().images, device=CPU),
+        "again": encoded_with_caches_apart(folder),
+        "features": torch.from_numpy(feature_matrix(trained, data().images[:11], CPU)),
         "few": predict(trained, data().images[:1], device=CPU),
     }
 
 
-def training_command(folder: Path, out: Path) -> list[str]:
-    options = ["--arch", "tiny_resnet", "--epochs", "2", "--device", "cpu", "--out", str(out)]
-    return ["cgd", "train", str(folder / "photos"), *options]
+def commands(folder: Path, out: Path) -> list[list[str]]:
+    """`cgd train`, and once more, which continues it; and `cgd scan`."""
+    photos, common = str(folder / "photos"), ["--arch", "tiny_resnet", "--device", "cpu", "--out"]
+    train = ["train", photos, "--epochs", "2", *common, str(out / "trained")]
+    scores = ["--guide", f"scores:{folder / 'scores.npy'}"]
+    return [train, train, ["scan", photos, *scores, *common, str(out / "scan")]]
 
 
 def in_two(*program: object) -> str:
@@ -128,8 +147,11 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for i in range(9):
             pixels = np.full((16, 16, 3), color + i, dtype=np.uint8)
             Image.fromarray(pixels).save(out / "photos" / name / f"{i}.png")
-    (out / "run").mkdir()
-    (out / "run" / "note").write_text("there before")
+    np.save(out / "scores.npy", np.eye(3, dtype=np.float32)[np.arange(27) // 9])
+    for name in ("run", "foreign"):
+        (out / name).mkdir()
+        (out / name / "note").write_text("there before")
+    (out / "run" / "config.json").write_text("{}")
     (out / "said").write_text(in_two(__file__, out))
     return out
 
@@ -148,33 +170,67 @@ def test_two_processes_find_what_one_finds(together: Path, tmp_path: Path) -> No
 def test_the_first_process_alone_writes_and_speaks(together: Path) -> None:
     assert [(together / f"seen-{rank}").read_text() for rank in "01"] == ["there before"] * 2
     assert (together / "run" / "note").read_text() == "of process 0"
-    assert (together / "said").read_text().count("trained on 27 images") == 1
+    assert not (together / "copied").exists(), "a folder that is no run's is not copied"
+    assert (together / "said").read_text().count("trained on 27 images") == 2
 
 
 @pytest.mark.usefixtures("full_precision")
-def test_a_command_makes_what_it_makes_alone(
+def test_commands_make_what_they_make_alone(
     together: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "argv", training_command(together, tmp_path / "alone"))
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 0
-    runs = together / "trained", tmp_path / "alone"
-    names = [sorted(path.name for path in run.iterdir()) for run in runs]
-    assert names[0] == names[1]
-    ours, theirs = (load_file(run / "model.safetensors") for run in runs)
+    for command in commands(together, tmp_path):
+        monkeypatch.setattr(sys, "argv", ["cgd", *command])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert stop.value.code == 0
+    for run in ("trained", "scan"):
+        files = [sorted(p.name for p in (place / run).iterdir()) for place in (together, tmp_path)]
+        assert files[0] == files[1]
+    ours, theirs = (load_file(p / "trained/model.safetensors") for p in (together, tmp_path))
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-4, msg=name)
+    ranks = [pq.read_table(p / "scan/scores.parquet") for p in (together, tmp_path)]
+    entropies = [table["suspect_entropy"].to_numpy() for table in ranks]
+    np.testing.assert_allclose(*entropies, rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize("command", ["attack", "evaluate", "report", "bench", "demo"])
-def test_other_commands_refuse_to_run_twice(
+def test_a_run_is_of_a_kind_of_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of one GPU of several: another process would take it for another run."""
+    monkeypatch.setattr(processes, "_device", torch.device("cuda:1"))
+    assert Source("photos", None, None, 0, "auto").settings(data())["device"] == "cuda"
+
+
+def test_what_went_wrong_in_another_process_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(processes, "_device", CPU)
+    monkeypatch.setattr(processes, "PATIENCE", 0.0)
+    monkeypatch.setattr(processes.dist, "get_rank", lambda: 3)
+    monkeypatch.setattr(sys, "__stderr__", sys.stderr)
+    monkeypatch.setattr(sys, "stderr", StringIO("photos: disk full"))
+    processes.leave(failed=True)
+    assert processes.count() == 1
+    assert "process 3: photos: disk full" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "attack list",
+        "evaluate x --test y",
+        "report x",
+        "bench x",
+        "demo",
+        "defend x --model y --defense ac",
+    ],
+)
+def test_what_is_not_divided_refuses_to_run_twice(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(processes, "join", lambda: None)
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    needed = {"attack": ["list"], "evaluate": ["x", "--test", "y"], "report": ["x"], "bench": ["x"]}
-    monkeypatch.setattr(sys, "argv", ["cgd", command, *needed.get(command, [])])
+    monkeypatch.setattr(sys, "argv", ["cgd", *command.split()])
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert stop.value.code == 2
@@ -216,7 +272,13 @@ if __name__ == "__main__":
     run = processes.own_folder(out / "run")
     (out / f"seen-{rank}").write_text((run / "note").read_text())
     (run / "note").write_text(f"of process {rank}")
+    foreign = processes.own_folder(out / "foreign")
+    if rank and (foreign / "note").exists():
+        (out / "copied").touch()
     found = {name: value.contiguous() for name, value in computed(out / "cache").items()}
     save_file(found, out / f"{rank}.safetensors")
-    sys.argv = training_command(out, out / "trained")
+    *first_ones, last = commands(out, out)
+    for command in first_ones:
+        cli.app(command, standalone_mode=False)
+    sys.argv = ["cgd", *last]
     cli.main()

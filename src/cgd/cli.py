@@ -460,7 +460,7 @@ def defend(
     """
     from cgd import commands
     from cgd.inputs import DefenseOptions, ModelOptions, ScanOptions, Source, TrialOptions
-    from cgd.processes import own_folder
+    from cgd.processes import launched, own_folder
 
     if scan:
         _refuse_given(context, SCANNING, "with --scan, which brings its own")
@@ -475,12 +475,14 @@ def defend(
         _refuse_given(context, ("epochs",), "without another --defense than cgd")
         commands.defend(source, own_folder(out), options, own, scan, flip, force, trial)
         return
+    if launched():
+        raise InputError("another --defense runs in one process; start it by itself")
     if force:
         raise InputError("--force is for CGD's own defence")
     chosen = DefenseOptions(defense, clean, tuple(parameter or ()), epochs)
     if not chosen.scans:
         _refuse_given(context, SCANNING, "without a scan, as for --clean cgd")
-    commands.defend_with(source, own_folder(out), chosen, options, own, scan, flip, trial)
+    commands.defend_with(source, out, chosen, options, own, scan, flip, trial)
 
 
 @app.command()
@@ -583,8 +585,11 @@ def main() -> None:
     """Run the command; 0 = done, 1 = failed, 2 = bad usage or bad input."""
     from cgd import processes
 
-    code = _exit_code(lambda: app(standalone_mode=False))
-    processes.leave()
+    code = 1
+    try:
+        code = _exit_code(lambda: app(standalone_mode=False))
+    finally:
+        processes.leave(failed=code != 0)
     sys.exit(code)
 
 

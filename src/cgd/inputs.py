@@ -68,7 +68,7 @@ class Source:
             "classes": list(data.classes),
             "size": data.size,
             "seed": self.seed,
-            "device": str(self.device),
+            "device": self.device.type,
         }
 
     def truth(self, data: ImageData, found: Scan) -> dict[str, Any] | None:

@@ -11,7 +11,10 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from cgd.errors import InputError
+
+LONGEST_WAIT = timedelta(hours=12)
+PATIENCE = 5.0
+"""Seconds."""
 
 _device: torch.device | None = None
 """Of this process, once it has joined the others."""
@@ -48,17 +55,29 @@ def join() -> None:
         raise InputError(
             "several processes at once need accelerate: pip install accelerate"
         ) from error
-    _device = PartialState().device
+    # Some decode, or write, while others wait.
+    _device = PartialState(timeout=LONGEST_WAIT).device
     if not is_first():
-        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        sys.stdout, sys.stderr = StringIO(), StringIO()
 
 
-def leave() -> None:
-    """Compute alone again."""
+def leave(failed: bool = False) -> None:
+    """End what `join` began.
+
+    Args:
+        failed: others may wait for this process, so it must not wait for them. What went wrong is
+            told, unless the launcher has ended this process by then since the first one failed too.
+    """
     global _device
-    if _device is not None:
+    if _device is None:
+        return
+    if not failed:
         dist.destroy_process_group()
-        _device = None
+    elif isinstance(sys.stderr, StringIO):
+        time.sleep(PATIENCE)
+        print(f"process {dist.get_rank()}: {sys.stderr.getvalue()[-2000:]}", file=sys.__stderr__)
+        sys.stderr = sys.__stderr__
+    _device = None
 
 
 def own_device() -> torch.device | None:
@@ -86,7 +105,7 @@ def own_folder(folder: Path) -> Path:
     if not is_first():
         copy = Path(tempfile.mkdtemp(prefix="cgd-")) / "run"
         atexit.register(shutil.rmtree, copy.parent, ignore_errors=True)
-        if folder.is_dir():
+        if (folder / "config.json").is_file():  # else it is no run folder, and will be refused
             shutil.copytree(folder, copy)
         folder = copy
     dist.barrier()  # the first one changes nothing before the others have their copies
@@ -121,6 +140,15 @@ def gather(own: Tensor, rows: int) -> Tensor:
         return own
     gathered: Tensor = _Gather.apply(own.to(_device), rows)
     return gathered.to(own.device)
+
+
+def least(values: Tensor) -> Tensor:
+    """Of numbers of which each process has its own, the least: the same in every process."""
+    if _device is None:
+        return values
+    agreed = values.to(_device)
+    dist.all_reduce(agreed, dist.ReduceOp.MIN)
+    return agreed.to(values.device)
 
 
 def forward(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
@@ -221,21 +249,21 @@ def _batch_norm(
     """As `torch.nn.functional.batch_norm`, over the images [m, channels, ...] of all processes."""
     if not training:
         return F.batch_norm(images, running_mean, running_var, weight, bias, False, momentum, eps)
-    wide = images.float()
-    rest = [0, *range(2, images.dim())]
-    number = wide.new_tensor([images.numel() / images.shape[1]])
-    sums = [number, wide.sum(rest), wide.square().sum(rest)]
-    totals: Tensor = _Sum.apply(torch.cat(sums))
-    n, channels = totals[0].detach(), images.shape[1]
-    mean, square = totals[1:].view(2, channels) / n
-    variance = (square - mean * mean).clamp_min(0)
+    wide, channels = images.float(), images.shape[1]
+    rest, shape = [0, *range(2, images.dim())], [1, channels] + [1] * (images.dim() - 2)
+    number = wide.new_tensor([images.numel() / channels])
+    totals: Tensor = _Sum.apply(torch.cat([number, wide.sum(rest)]))
+    n = totals[0].detach()
+    mean = totals[1:] / n
+    centred = wide - mean.view(shape)
+    squares: Tensor = _Sum.apply(centred.square().sum(rest))
+    variance = squares / n
     if running_mean is not None and running_var is not None:
         running_mean.lerp_(mean.detach().to(running_mean.dtype), momentum)
         unbiased = variance.detach() * n / (n - 1)
         running_var.lerp_(unbiased.to(running_var.dtype), momentum)
     scale = (variance + eps).rsqrt()
     scale = scale if weight is None else scale * weight
-    shift = -mean * scale if bias is None else bias - mean * scale
-    shape = [1, channels] + [1] * (images.dim() - 2)
-    normalised: Tensor = (wide * scale.view(shape) + shift.view(shape)).to(images.dtype)
-    return normalised
+    normalised = centred * scale.view(shape)
+    normalised = normalised if bias is None else normalised + bias.view(shape)
+    return normalised.to(images.dtype)

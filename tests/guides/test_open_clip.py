@@ -19,8 +19,9 @@ CLASSES = ("cat", "grand_piano", "red fox", "{}", "ox")
 
 
 @pytest.fixture(autouse=True)
-def _full_precision(monkeypatch) -> None:
+def _full_precision_by_torch(monkeypatch) -> None:
     monkeypatch.setattr(guide_module, "has_bfloat16", lambda device: False)
+    monkeypatch.setattr(guide_module, "by_openvino", lambda model, size: None)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cgd import processes
 from cgd.errors import InputError
 from cgd.models import Classifier
 from cgd.training import predict
@@ -61,7 +62,8 @@ def feature_matrix(model: Classifier, images: Tensor, device: torch.device) -> F
     """
     with penultimate(model) as seen:
         predict(model, images, device=device)
-    features: Floats = torch.cat([part.flatten(1).float().cpu() for part in seen]).double().numpy()
+    own = torch.cat([part.flatten(1).float() for part in seen])
+    features: Floats = processes.gather(own, len(images)).double().cpu().numpy()
     return features
 
 

@@ -106,10 +106,11 @@ def encode(
     _, first, inverse = np.unique(names, return_index=True, return_inverse=True)
     keys = data.keys[first]
     values, found = cache.find(keys)
-    missing = np.flatnonzero(~found)
+    # Several processes cut the same batches, whatever happened to one of them or to its cache.
+    missing = np.flatnonzero(processes.least(torch.from_numpy(found).byte()).numpy() == 0)
     # In the order of the source, which then can be read from front to back.
     missing = missing[np.argsort(first[missing])]
-    batch = encoder.batch * processes.count()
+    batch = int(processes.least(torch.tensor(encoder.batch))) * processes.count()
     batches = [missing[i : i + batch] for i in range(0, len(missing), batch)]
     own = (rows[processes.part(len(rows))] for rows in batches)
     reads = (partial(_read, data, first[rows], encoder) for rows in own)

@@ -20,6 +20,7 @@ from cgd.guides.base import DEFAULT_GUIDE, Guide, Request, register
 from cgd.guides.cache import VectorCache, file_identity
 from cgd.guides.encoding import Encoder, encode
 from cgd.guides.names import code_like, default_templates, readable
+from cgd.guides.openvino import by_openvino
 from cgd.guides.preprocessing import Preprocessing
 from cgd.guides.prompts import fill
 from cgd.progress import say
@@ -119,10 +120,14 @@ def open_open_clip(request: Request) -> Guide:
     preprocessing = _preprocessing(open_clip.get_model_preprocess_cfg(model))
 
     dtype = torch.bfloat16 if has_bfloat16(request.device) else torch.float32
-    _convert(model.visual, dtype)
+    on_cpu = request.device.type == "cpu"
+    compiled = by_openvino(model, preprocessing.size) if on_cpu else None
+    if compiled is None:
+        _convert(model.visual, dtype)
 
     def embed(images: Tensor) -> Tensor:
-        return F.normalize(model.encode_image(images.to(dtype)).float(), dim=1)
+        vectors = compiled(images) if compiled else model.encode_image(images.to(dtype)).float()
+        return F.normalize(vectors, dim=1)
 
     identity = {
         "kind": "open_clip",
@@ -130,6 +135,7 @@ def open_open_clip(request: Request) -> Guide:
         "weights": pretrained if published else file_identity(weights),
         "preprocessing": repr(preprocessing),
         "dtype": str(dtype),
+        **({"runtime": "openvino"} if compiled else {}),
     }
     batch = 512 if request.device.type == "cuda" else 32
     return OpenClipGuide(
