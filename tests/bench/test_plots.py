@@ -71,9 +71,22 @@ def test_a_row_is_an_attack_before_and_after_the_defence(tmp_path: Path) -> None
     assert "<svg" in draw(plot, [], tmp_path).read_text()
 
 
-def test_rows_stand_alone() -> None:
-    with pytest.raises(InputError, match="'attack' stands alone in y"):
-        Plot("rows.svg", "asr", ("attack", "ca"))
+def test_a_row_is_a_defence_with_a_number_an_attack(tmp_path: Path) -> None:
+    plot = Plot("rows.svg", "asr", ("defense",), dataset="toy")
+    assert plot.attacks_of_defenses(ROWS) == {
+        "default": {"sig": 3.0, "wanet strength=4.0": 1.0},
+        "ft": {"sig": 70.0},
+    }
+    picture = draw(plot, ROWS, tmp_path).read_text()
+    for text in ("default", "ft", "sig", "wanet strength=4.0", "attack success rate, %"):
+        assert f"<!-- {text} -->" in picture
+    assert "<svg" in draw(plot, [], tmp_path).read_text()
+
+
+@pytest.mark.parametrize("rows", ["attack", "defense"])
+def test_rows_stand_alone(rows: str) -> None:
+    with pytest.raises(InputError, match=f"'{rows}' stands alone in y"):
+        Plot("rows.svg", "asr", (rows, "ca"))
 
 
 def test_a_point_is_a_defense_at_the_means_over_its_cells(tmp_path: Path) -> None:

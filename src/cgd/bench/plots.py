@@ -12,8 +12,8 @@ from cgd.files import atomic
 from cgd.presets import PRESETS
 
 Cell = dict[str, Any]
-ROWS = "attack"
-"""In place of a column on the vertical axis: a row an attack."""
+ATTACKS, DEFENSES = "attack", "defense"
+"""In place of a column on the vertical axis: a row an attack, or a defence."""
 
 TITLES = {
     "asr": "attack success rate, %",
@@ -33,12 +33,14 @@ TITLES = {
 @dataclass(frozen=True)
 class Plot:
     """A picture: numbers of the cells against another one, a line an attack or a point a defence;
-    or a row an attack, with a number before and after the defence.
+    or a row an attack, with a number before and after the defence; or a row a defence, with a
+    number an attack.
 
     Attributes:
         file: name of the SVG.
         x: column on the horizontal axis.
-        y: columns on the vertical axes, a panel each; `attack` for a row an attack.
+        y: columns on the vertical axes, a panel each; `attack` for a row an attack, `defense` for a
+            row a defence.
         defense: only cells of this defence; `none` for the undefended ones.
         dataset: only cells of this data set; empty for all. What else differs, such as guides and
             seeds, is averaged where `x` is the same.
@@ -61,8 +63,9 @@ class Plot:
     def __post_init__(self) -> None:
         if self.a_point_a not in ("", "defense"):
             raise InputError(f"a_point_a must be 'defense', not {self.a_point_a!r}")
-        if ROWS in self.y and len(self.y) > 1:
-            raise InputError(f"{self.file}: {ROWS!r} stands alone in y")
+        for rows in (ATTACKS, DEFENSES):
+            if rows in self.y and len(self.y) > 1:
+                raise InputError(f"{self.file}: {rows!r} stands alone in y")
 
     def points(self, cells: Sequence[Cell], y: str) -> dict[str, tuple[float, float]]:
         """Defence -> (mean of x, mean of y)."""
@@ -112,6 +115,19 @@ class Plot:
             for name, row in sorted(means.items(), key=lambda entry: -entry[1]["none"])
         }
 
+    def attacks_of_defenses(self, cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
+        """Defence -> attack -> mean of x, over what else differs; in the order of the cells."""
+        found: dict[str, dict[str, list[float]]] = {}
+        for cell in cells:
+            attacked = cell["attack"] != "none" and cell["defense"] != "none"
+            if attacked and cell.get(self.x) is not None and self._of_dataset(cell):
+                row = found.setdefault(cell["defense"], {})
+                row.setdefault(cell["attack"], []).append(cell[self.x])
+        return {
+            defense: {attack: sum(values) / len(values) for attack, values in row.items()}
+            for defense, row in found.items()
+        }
+
     def _of_dataset(self, cell: Cell) -> bool:
         return self.dataset in ("", cell["dataset"])
 
@@ -151,8 +167,10 @@ def svg(
 def draw(plot: Plot, cells: Sequence[Cell], folder: Path) -> Path:
     """Draw a plot as an SVG in `folder`; the same cells give the same file."""
     path, panels = folder / plot.file, len(plot.y)
-    if plot.y == (ROWS,):
-        return _draw_rows(plot, cells, path)
+    if plot.y == (ATTACKS,):
+        return _draw_attacks(plot, cells, path)
+    if plot.y == (DEFENSES,):
+        return _draw_defenses(plot, cells, path)
     with svg(path, 4.6 * panels + 2.4, 3.8, panels) as (figure, all_axes):
         shown: dict[str, Any] = {}
         for axes, y in zip(all_axes, plot.y, strict=True):
@@ -181,7 +199,7 @@ def _draw_lines(plot: Plot, cells: Sequence[Cell], y: str, axes: Any) -> None:
         axes.minorticks_off()
 
 
-def _draw_rows(plot: Plot, cells: Sequence[Cell], path: Path) -> Path:
+def _draw_attacks(plot: Plot, cells: Sequence[Cell], path: Path) -> Path:
     rows = plot.rows(cells)
     with svg(path, 7, 1.2 + 0.24 * len(rows)) as (figure, (axes,)):
         places = range(len(rows), 0, -1)
@@ -204,11 +222,29 @@ def _draw_rows(plot: Plot, cells: Sequence[Cell], path: Path) -> Path:
             label="model that never saw poison",
         )
         axes.set_yticks(places, rows)
-        axes.tick_params("y", length=0)
-        axes.set(xlabel=TITLES.get(plot.x, plot.x))
-        axes.spines["left"].set_visible(False)
-        figure.legend(loc="outside upper center", ncols=3, frameon=False)
+        _finish_rows(plot, figure, axes)
     return path
+
+
+def _draw_defenses(plot: Plot, cells: Sequence[Cell], path: Path) -> Path:
+    rows = plot.attacks_of_defenses(cells)
+    attacks = dict.fromkeys(attack for row in rows.values() for attack in row)
+    with svg(path, 7, 1.2 + 0.24 * len(rows)) as (figure, (axes,)):
+        places = dict(zip(rows, range(len(rows), 0, -1), strict=True))
+        axes.hlines(places.values(), 0, 1, "0.93", transform=axes.get_yaxis_transform(), zorder=0)
+        for attack in attacks:
+            known = [(row[attack], places[name]) for name, row in rows.items() if attack in row]
+            axes.plot(*zip(*known, strict=True), "o", label=attack)
+        axes.set_yticks(list(places.values()), [_label(name, list(rows)) for name in rows])
+        _finish_rows(plot, figure, axes)
+    return path
+
+
+def _finish_rows(plot: Plot, figure: Any, axes: Any) -> None:
+    axes.tick_params("y", length=0)
+    axes.set(xlabel=TITLES.get(plot.x, plot.x))
+    axes.spines["left"].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
 
 
 def _draw_points(plot: Plot, cells: Sequence[Cell], y: str, axes: Any) -> None:
