@@ -244,7 +244,8 @@ def _finish_rows(plot: Plot, figure: Any, axes: Any) -> None:
     axes.tick_params("y", length=0)
     axes.set(xlabel=TITLES.get(plot.x, plot.x))
     axes.spines["left"].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside upper center", ncols=3, frameon=False)
 
 
 def _draw_points(plot: Plot, cells: Sequence[Cell], y: str, axes: Any) -> None:
