@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,6 +91,10 @@ def defend_arguments(world: dict[str, Path], out: Path, *more: object) -> tuple[
     guide = () if "--scan" in more else ("--guide", f"classifier:{world['guide']}")
     start = ("defend", world["poisoned"], "--model", world["victim"], *guide)
     return (*start, "--test", world["test"], "--out", out, *more)
+
+
+def test_the_version_is_shown(cgd: Run) -> None:
+    assert cgd("--version").out == f"cgd {version('cgd')}\n"
 
 
 def test_defend_leaves_a_complete_run_folder(
