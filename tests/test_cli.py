@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from cgd import cli
 from cgd.files import content_hash
 from cgd.inputs import ScanOptions
 from cgd.models import load_model
+from cgd.verdict import Verdict
 
 CLASSES = ("blue", "green", "red")
 
@@ -91,6 +93,45 @@ def defend_arguments(world: dict[str, Path], out: Path, *more: object) -> tuple[
     guide = () if "--scan" in more else ("--guide", f"classifier:{world['guide']}")
     start = ("defend", world["poisoned"], "--model", world["victim"], *guide)
     return (*start, "--test", world["test"], "--out", out, *more)
+
+
+def test_a_wrong_suspect_is_refused_before_the_guide_is_asked(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "scan"
+    guide = ("--guide", f"classifier:{world['guide']}")
+    told = refuse(cgd("scan", world["photos"], *guide, "--arch", "resnet18", "--out", out), out)
+    assert "did you mean torchvision:resnet18?" in told
+
+
+def test_a_suspicious_class_is_named(
+    cgd: Run, world: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suspicious = Verdict("suspicious", (), (), np.zeros(120), np.zeros(120), 0.9, 0.0)
+    monkeypatch.setattr("cgd.pipeline.tell", lambda looks, found: suspicious)
+    guide = ("--guide", f"classifier:{world['guide']}", "--arch", "tiny_resnet")
+    answer = cgd("scan", world["poisoned"], *guide, "--out", tmp_path / "scan")
+    assert re.search(r"\d+% of the most suspicious are 'blue'", answer.out)
+
+
+def test_measuring_on_poisoned_data_is_warned_of(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    answer = cgd(
+        "evaluate", world["victim"], "--test", world["poisoned"], "--out", tmp_path / "measured"
+    )
+    assert answer.code == 0
+    assert "poisoned data; accuracy on it is not clean accuracy" in answer.err
+
+
+def test_an_architecture_with_a_run_folder_is_refused(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ("defend", world["poisoned"], "--model", world["victim"], "--out", out)
+    assert "model.json names it" in refuse(cgd(*arguments, "--arch", "small_resnet"), out)
+    mistyped = ("defend", world["poisoned"], "--model", tmp_path / "victm", "--out", out)
+    assert "no such file or folder" in refuse(cgd(*mistyped), out)
 
 
 def test_the_version_is_shown(cgd: Run) -> None:
@@ -660,7 +701,7 @@ def test_what_cannot_be_imported_is_refused(
     assert "needs --clean" in refuse(cgd("attack", "import", record, "--out", out), out)
     assert "NAME" not in refuse(cgd("attack", "import", "--out", out), out)
     poisoning = ("attack", "badnets", photos, "--out", out, "--index", rows)
-    assert "for `import`" in refuse(cgd(*poisoning), out)
+    assert "for `cgd attack import`" in refuse(cgd(*poisoning), out)
     torch.save({"bd_train": Path("x")}, record / "attack_result.pt")
     arguments = ("attack", "import", record, "--clean", photos, "--out", out)
     assert "cannot be read safely" in refuse(cgd(*arguments), out)

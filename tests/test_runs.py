@@ -121,9 +121,14 @@ def test_the_same_command_resumes(tmp_path: Path, settings: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     ("command", "change", "named"),
     [
-        ("scan", {"seed": 1}, r"holds another run \(seed differ\)"),
-        ("scan", {"seed": 1, "data": "other/"}, r"holds another run \(data, seed differ\)"),
-        ("scan", {"size": 32}, r"holds another run \(size differ\)"),
+        ("scan", {"seed": 1}, r"holds another run \(seed: 0 there, 1 now\)"),
+        (
+            "scan",
+            {"seed": 1, "data": "other/"},
+            r"holds another run \(data: 'photos/' there, 'other/' now; seed: 0 there, 1 now\)",
+        ),
+        ("scan", {"classes": ["x"] * 99}, r"holds another run \(classes differs\)"),
+        ("scan", {"size": 32}, r"holds another run \(size: None there, 32 now\)"),
         ("train", {}, "is a run folder of `cgd scan`"),
     ],
 )
@@ -145,7 +150,10 @@ def test_another_run_is_refused_and_left_alone(
 
 def test_another_version_is_another_run(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", {"command": "scan", "version": "0.0.1", **SETTINGS})
-    with pytest.raises(InputError, match="version differ"), run_folder(tmp_path, "scan", SETTINGS):
+    with (
+        pytest.raises(InputError, match="version: '0.0.1' there"),
+        run_folder(tmp_path, "scan", SETTINGS),
+    ):
         pass
 
 

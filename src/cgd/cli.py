@@ -262,14 +262,14 @@ def attack(
         print_attacks()
         return
     if data is None:
-        raise InputError(f"cgd attack {name}: name the DATA")
+        raise InputError(f"name the DATA: cgd attack {name} DATA")
     source = Source(data, size, None, seed, device)
     if name == "import":
         options = ImportOptions(index, labels, clean, target, tuple(parameter or ()))
         commands.import_poisoned(source, out, options, form, preview)
         return
     if index or labels or clean:
-        raise InputError(f"cgd attack {name}: --index, --labels and --clean are for `import`")
+        raise InputError("--index, --labels and --clean are for `cgd attack import`")
     planned = AttackOptions(name, rate, target, tuple(parameter or ()))
     commands.attack(source, out, planned, form, preview)
 
@@ -462,6 +462,8 @@ def defend(
     from cgd.inputs import DefenseOptions, ModelOptions, ScanOptions, Source, TrialOptions
     from cgd.processes import launched, own_folder
 
+    if model.is_dir():
+        _refuse_given(context, ("arch",), "with a run folder, whose model.json names it")
     if scan:
         _refuse_given(context, SCANNING, "with --scan, which brings its own")
     source = Source(data, size, names, seed, device)
@@ -516,7 +518,10 @@ def report(
     run: Annotated[
         Path, typer.Argument(help="Run folder of `cgd scan` or `cgd defend`.", metavar="RUN")
     ],
-    data: Annotated[str | None, typer.Option(help="The data, to show pictures again.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="The data, for the pictures; default: where they were for the run."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder that receives report.html; default: RUN.")
     ] = None,

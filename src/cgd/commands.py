@@ -173,6 +173,8 @@ def scan(source: Source, out: Path, options: ScanOptions, model: ModelOptions | 
         raise InputError(f"--model is for --suspect {OWN}; give both, or neither")
     data = source.load(model.size if model else None)
     own = model.open(data) if model else None
+    if own is None:
+        options.check_arch(data)
     settings = {**source.settings(data), **options.settings()}
     settings |= model.settings() if model else {}
     with runs.run_folder(out, "scan", settings):
@@ -435,7 +437,7 @@ def _check_apart(run: Path, out: Path) -> None:
 def report(run: Path, out: Path, source: str | None) -> None:
     """`cgd report`: write the report of a run again."""
     _check_apart(run, out)
-    print(write_report(run, _data_of(run, source) if source else None, out))
+    print(write_report(run, _data_of(run, source) if source else _pictured(run), out))
 
 
 def _data_of(run: Path, source: str) -> ImageData:

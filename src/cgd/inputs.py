@@ -22,7 +22,7 @@ from cgd.evaluation import Evaluation, evaluate, ground_truth, honest_rows
 from cgd.files import content_hash, read_json
 from cgd.guides import Guide, open_guide
 from cgd.guides.base import guide_files
-from cgd.models import Classifier, ModelCard, load_checkpoint, load_model
+from cgd.models import Classifier, ModelCard, build, load_checkpoint, load_model
 from cgd.pipeline import Scan, check_fit
 from cgd.presets import get_preset
 from cgd.progress import say
@@ -200,12 +200,22 @@ class ScanOptions:
                 f"suspect {self.suspect!r} is unknown; use {', '.join(SUSPECTS)} or {OWN}"
             )
 
+    def check_arch(self, data: ImageData) -> None:
+        """Refuse a suspect that does not take the data, before the guide is asked.
+
+        Raises:
+            InputError: the architecture is unknown or does not take images of this size.
+        """
+        build(ModelCard(self.arch, data.classes, data.size))
+
     def of_run(self, scan_run: Path) -> "ScanOptions":
         """Return the options that a scan was made with.
 
         Raises:
             InputError: the folder holds no scan.
         """
+        if not (scan_run / "config.json").is_file():
+            raise InputError(f"{scan_run}: no config.json; name a run folder of cgd scan")
         config = read_json(scan_run / "config.json")
         names = [field.name for field in fields(self)]
         known = isinstance(config, Mapping) and config.get("command") in ("scan", "defend")
@@ -383,6 +393,8 @@ class TrialOptions:
         test = load_named(self.test, model.card.size, names)
         print_skipped(test)
         check_fit(model, test)
+        if _is_attack_run(Path(self.test)):
+            say(f"warning: {self.test}: poisoned data; accuracy on it is not clean accuracy")
         run = self.attack_run
         if run is None and data is not None and _is_attack_run(Path(data)):
             run = Path(data)
@@ -440,6 +452,10 @@ class ModelOptions:
                     "weight files"
                 )
             model = load_model(self.path)
+        elif not self.path.exists():
+            raise InputError(
+                f"{self.path}: no such file or folder; name a run folder of cgd train, or weights"
+            )
         elif self.arch is None:
             raise InputError(
                 f"{self.path}: a weight file needs --arch, the architecture it belongs to"

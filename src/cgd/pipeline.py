@@ -15,13 +15,14 @@ from cgd.entropy import Axis, EntropyMap, Rows, axis, frequency_shift, place
 from cgd.errors import InputError
 from cgd.files import read_tensors, scratch, write_tensors
 from cgd.guides import DEFAULT_GUIDE, Guide, open_guide
+from cgd.metrics import accuracy
 from cgd.models import Classifier, ModelCard
 from cgd.presets import Preset, get_preset
 from cgd.split import Split
 from cgd.stopwatch import Stopwatch
 from cgd.suspect import SuspectRecipe, suspect_logits
 from cgd.training import pick_device, predict
-from cgd.unlearn import Repair, Unlearning, unlearn
+from cgd.unlearn import Repair, Unlearning, unlearn, warn_of_misfit
 from cgd.verdict import Found, Verdict, find, tell
 
 GUIDE_SCALE = 100.0
@@ -191,6 +192,9 @@ def repair(
         raise InputError(f"{data.source}: the scan is of other data; scan this data")
     check_fit(model, data)
     if get_preset(preset).if_attacked and not force and scan.verdict.finding != "poisoned":
+        some = torch.from_numpy(scan.split.clean[:: max(1, len(scan.split.clean) // 1000)])
+        answers = predict(model, data.images[some], device=device).argmax(1)
+        warn_of_misfit(accuracy(answers.numpy(), data.labels[some].numpy()))
         return Repair(copy.deepcopy(model), [], 0, 0)
     return unlearn(
         model,

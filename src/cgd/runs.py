@@ -84,9 +84,14 @@ def _same_run(out: Path, there: Any, wanted: dict[str, Any]) -> None:
     keys = sorted(set(there) | set(wanted))
     differing = [key for key in keys if there.get(key) != wanted.get(key)]
     if differing:
-        raise InputError(
-            f"{out}: holds another run ({', '.join(differing)} differ); choose another --out"
-        )
+        told = "; ".join(_difference(key, there.get(key), wanted.get(key)) for key in differing)
+        raise InputError(f"{out}: holds another run ({told}); choose another --out")
+
+
+def _difference(key: str, there: Any, now: Any) -> str:
+    """Name a setting that differs; with both values, where these are short."""
+    shown = f"{key}: {there!r} there, {now!r} now"
+    return shown if len(shown) <= 200 else f"{key} differs"
 
 
 def write_scan(out: Path, data: ImageData, scan: Scan) -> None:

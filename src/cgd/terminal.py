@@ -13,7 +13,7 @@ from cgd.evaluation import Evaluation
 from cgd.pipeline import Scan
 from cgd.progress import say
 from cgd.text import plain
-from cgd.verdict import sentence
+from cgd.verdict import LEAST_PART, SUSPICIOUS, concentration, sentence
 
 MOST_NAMED = 5
 TITLES = {"ca": "clean accuracy", "asr": "attack success rate", "ra": "robust accuracy"}
@@ -88,6 +88,10 @@ def print_verdict(data: ImageData, found: Scan) -> None:
     verdict = found.verdict
     names = [plain(data.classes[target], 60) for target in verdict.targets]
     print(sentence(verdict.finding, names, verdict.interval, len(data)))
+    part, foremost = concentration(found.map)
+    if verdict.finding == "suspicious" and part >= SUSPICIOUS * LEAST_PART:
+        name = plain(data.classes[foremost], 60)
+        print(f"{part:.0%} of the most suspicious are {name!r}, as if classes were equally large.")
 
 
 def print_parts(data: ImageData, found: Scan) -> None:

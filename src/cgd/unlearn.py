@@ -276,12 +276,8 @@ def unlearn(
 
     kept, more = restore_state(checkpoint, model, optimizer, "round")
     accuracies = more["accuracies"].tolist() if more else [held_out_accuracy()]
-    if not more and accuracies[0] < LEAST_KNOWN:
-        say(
-            f"warning: the model knows only {accuracies[0]:.0f} % of the likely clean labels; was "
-            "it trained on this data, with this mean and std? If with others, give --mean and "
-            "--std of the weight file, or in Python card=ModelCard(..., mean=, std=)"
-        )
+    if not more:
+        warn_of_misfit(accuracies[0])
     objective.images_seen = int(more["images"]) if more else 0
     best = copy.deepcopy(model.state_dict())
     for number in track(range(kept + 1, recipe.rounds + 1), "unlearning"):
@@ -417,6 +413,18 @@ def _hold_out(clean: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], N
     shuffled = np.random.default_rng(seed).permutation(clean)
     held_out = held_out_count(len(clean))
     return shuffled[held_out:], shuffled[:held_out]
+
+
+def warn_of_misfit(known: float) -> None:
+    """Say so where a model knows so few (percent) of the labels that it was hardly trained on them,
+    or is fed or read wrongly."""
+    if known < LEAST_KNOWN:
+        say(
+            f"warning: the model knows only {known:.0f} % of the likely clean labels; was "
+            "it trained on this data, with this mean and std, and its classes in this order? If "
+            "with others, give --mean and --std of the weight file, or in Python "
+            "card=ModelCard(..., mean=, std=)"
+        )
 
 
 def held_out_count(clean: int) -> int:

@@ -65,6 +65,8 @@ def read_manifest(folder: Path) -> Manifest:
         InputError: `poison.json` is missing or malformed.
     """
     path = folder / "poison.json"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; name a run folder of cgd attack")
     record = read_json(path)
     try:
         manifest = Manifest(**record)

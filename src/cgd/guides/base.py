@@ -155,5 +155,6 @@ def check_classes(name: str, outputs: int, data: ImageData) -> None:
     if outputs != len(data.classes):
         raise InputError(
             f"guide {name}: {outputs} classes, but {data.source} has {len(data.classes)}; "
-            "use a guide for the same classes"
+            "use a guide for the same classes, or of an ONNX file say which outputs make up each: "
+            "onnx:FILE?map=MAP.json"
         )

@@ -115,7 +115,7 @@ def _network(arch: str, classes: int) -> nn.Module:
     room, _, name = arch.rpartition(":")
     net: nn.Module
     try:
-        if not room:
+        if not room and name in OWN:
             net = OWN[name](classes)
             return net
         if room == "torchvision":
@@ -135,7 +135,14 @@ def _network(arch: str, classes: int) -> nn.Module:
             return net
     except (KeyError, TypeError, ValueError, RuntimeError, ImportError) as error:
         raise InputError(f"model {arch!r}: {first_line(error)}; {_REMEDY}") from error
-    raise InputError(f"model {arch!r} is unknown; {_REMEDY}")
+    raise InputError(f"model {arch!r} is unknown; {_meant(arch)}{_REMEDY}")
+
+
+def _meant(arch: str) -> str:
+    import torchvision
+
+    known = arch in torchvision.models.list_models()
+    return f"did you mean torchvision:{arch}? Or " if known else ""
 
 
 _REMEDY = f"use one of {', '.join(OWN)}, torchvision:NAME or timm:NAME (pip install timm)"

@@ -87,6 +87,8 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it is missing or malformed, or names no classes.
     """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; name a run folder of cgd scan or defend")
     config = _object(path)
     classes = config.get("classes")
     if not isinstance(classes, list) or not classes:
