@@ -151,7 +151,7 @@ def test_another_run_is_refused_and_left_alone(
 def test_another_version_is_another_run(tmp_path: Path) -> None:
     write_json(tmp_path / "config.json", {"command": "scan", "version": "0.0.1", **SETTINGS})
     with (
-        pytest.raises(InputError, match="version: '0.0.1' there"),
+        pytest.raises(InputError, match=r"version: '0\.0\.1' there"),
         run_folder(tmp_path, "scan", SETTINGS),
     ):
         pass
