@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 
 DIVIDED = ("train", "scan", "defend")
+"""The commands that several processes can run together."""
 
 
 def _show_version(wanted: bool) -> None:
