@@ -17,7 +17,7 @@ from benchmarks.plain import PLAIN, Encoded, separated
 
 from benchmarks import __main__ as command
 from benchmarks import line as whole
-from benchmarks import openvino
+from benchmarks import runtimes
 from cgd.entropy import entropy_map
 from cgd.files import read_json
 from cgd.split import released_split
@@ -77,7 +77,7 @@ def test_compiled_steps_are_timed_beside_plain_ones(toy_data: Data) -> None:
 @pytest.mark.usefixtures("small")
 def test_openvino_is_timed_beside_torch(tmp_path: Path) -> None:
     arguments = ["--out", str(tmp_path), "--model", "cgd-tiny-clip-224", "--repetitions", "1"]
-    openvino.main(arguments)
+    runtimes.main(arguments)
     record = read_json(tmp_path / "openvino.json")
     assert list(record["times"]) == ["torch", "openvino"]
     assert all(times["seconds"][0] > 0 for times in record["times"].values())

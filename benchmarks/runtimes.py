@@ -1,6 +1,6 @@
 """Does OpenVINO pay? CLIP's vision tower on a CPU, by torch and by OpenVINO.
 
-python -m benchmarks.openvino --out DIR
+python -m benchmarks.runtimes --out DIR
 """
 
 import argparse
@@ -26,7 +26,7 @@ BATCH = 16
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Time, print the table, and write it with the raw numbers."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.openvino", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.runtimes", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the records")
     parser.add_argument("--model", default=CLIP, help="of open_clip; its weights are random")
     parser.add_argument("--repetitions", type=int, default=7)
