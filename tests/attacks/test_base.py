@@ -404,7 +404,7 @@ def test_a_damaged_trigger_is_refused(written: Path) -> None:
 
 
 def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"poison\.json: cannot be read"):
+    with pytest.raises(InputError, match=r"poison\.json: no such file; name a run folder"):
         read_poisoned(tmp_path)
 
 

@@ -25,7 +25,7 @@ class BackdoorRemoval(Detector):
         clean: share of the samples, the least sensitive, that is learned again.
         poison: share of the samples, the most sensitive, that is unlearned.
         epochs: not scaled, they are of a quarter of the data; each unlearns, then learns.
-        lr: learning rate of both; published 1e-4.
+        lr: learning rate of both.
     """
 
     name = "d-br"
@@ -34,7 +34,7 @@ class BackdoorRemoval(Detector):
     clean: float = 0.2
     poison: float = 0.05
     epochs: int = 20
-    lr: float = 1e-3
+    lr: float = 1e-4
 
     def scores(self, model: Classifier, data: ImageData, terms: Terms) -> Floats:
         return sensitivity_scores(data, terms)[0]
