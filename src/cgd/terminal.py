@@ -88,8 +88,10 @@ def print_verdict(data: ImageData, found: Scan) -> None:
     verdict = found.verdict
     names = [plain(data.classes[target], 60) for target in verdict.targets]
     print(sentence(verdict.finding, names, verdict.interval, len(data)))
+    if verdict.finding != "suspicious":
+        return
     part, foremost = concentration(found.map)
-    if verdict.finding == "suspicious" and part >= SUSPICIOUS * LEAST_PART:
+    if part >= SUSPICIOUS * LEAST_PART:
         name = plain(data.classes[foremost], 60)
         print(f"{part:.0%} of the most suspicious are {name!r}, as if classes were equally large.")
 

@@ -166,7 +166,7 @@ def _decode(record: Record, rows: list[int], size: int) -> Tensor:
                 pixels, _ = decode_square(stored.content, size)
             except Unusable as error:
                 raise InputError(f"{record.images.source}/{stored.path}: {error}") from error
-            images[i] = torch.from_numpy(np.array(pixels, order="C"))
+            images[i] = torch.from_numpy(pixels)
     return images
 
 
