@@ -128,17 +128,17 @@ def test_a_killed_suspect_continues_to_the_same_logits(
     monkeypatch.setattr(training, "WATCHED", 1)
     data = toy_data(64)
     recipe = SuspectRecipe(QUICK, runs=2, folds=folds, trajectory=bool(early), early=early)
-    augment, count = training.augment, 0
+    move, count = training.move, 0
 
-    def dying(*arguments: Any, **options: Any) -> Tensor:
+    def dying(images: Tensor, moves: Tensor) -> Tensor:
         nonlocal count
         count += 1
         if count == batch:
             raise Killed
-        return augment(*arguments, **options)
+        return move(images, moves)
 
     whole = logits_of(data, recipe)
-    monkeypatch.setattr(training, "augment", dying)
+    monkeypatch.setattr(training, "move", dying)
     with pytest.raises(Killed):
         logits_of(data, recipe, folder=tmp_path)
     assert torch.equal(logits_of(data, recipe, folder=tmp_path), whole)

@@ -19,7 +19,7 @@ from cgd import training
 from cgd.data import ImageData
 from cgd.errors import InputError
 from cgd.models import Classifier, ModelCard, build
-from cgd.training import Recipe, augment, one_cycle, pick_device, predict, seeded, train
+from cgd.training import Recipe, augment, move, one_cycle, pick_device, predict, seeded, train
 
 CPU = torch.device("cpu")
 DataMaker = Callable[..., ImageData]
@@ -226,11 +226,11 @@ def test_few_images_are_trained_on_in_small_batches(
 ) -> None:
     sizes: list[int] = []
 
-    def spy(images: Tensor, *rest: Any, **options: Any) -> Tensor:
+    def spy(images: Tensor, moves: Tensor) -> Tensor:
         sizes.append(len(images))
-        return augment(images, *rest, **options)
+        return move(images, moves)
 
-    monkeypatch.setattr(training, "augment", spy)
+    monkeypatch.setattr(training, "move", spy)
     data = toy_data(70)
     train(tiny(), data.images, data.labels, Recipe(epochs=1, min_steps=3), device=CPU)
     assert sizes == [23, 23, 23]  # and the last one image, alone, is left out
@@ -244,14 +244,14 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
     """Let training end at its `batch`-th batch."""
     count = 0
 
-    def dying(*arguments: Any, **options: Any) -> Tensor:
+    def dying(images: Tensor, moves: Tensor) -> Tensor:
         nonlocal count
         count += 1
         if count == batch:
             raise Killed
-        return augment(*arguments, **options)
+        return move(images, moves)
 
-    monkeypatch.setattr(training, "augment", dying)
+    monkeypatch.setattr(training, "move", dying)
 
 
 @pytest.mark.parametrize("recipe", [QUICK, ADAM], ids=["sgd", "adam"])

@@ -377,13 +377,13 @@ def test_the_learning_rate_is_scheduled_over_all_rounds(
 
 def test_mirroring_can_be_left_out(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    augment = module.augment
+    draw_moves = module.draw_moves
 
     def spy(*arguments: Any, crop: bool, flip: bool) -> Tensor:
         asked.append((crop, flip))
-        return augment(*arguments, crop=crop, flip=flip)
+        return draw_moves(*arguments, crop=crop, flip=flip)
 
-    monkeypatch.setattr(module, "augment", spy)
+    monkeypatch.setattr(module, "draw_moves", spy)
     for flip in (True, False):
         scene.repair(replace(BRIEF, rounds=1, steps=1, flip=flip))
     assert asked == [(True, True), (True, False)]
@@ -400,9 +400,9 @@ def test_the_first_clean_samples_are_shown_once_more_with_the_trigger(
         taken.append(rows)
         return take(images, rows, device)
 
-    def spy_transplant(images: Tensor, count: int, *others: Any) -> Tensor:
-        marked.append((images, count))
-        return transplant(images, count, *others)
+    def spy_transplant(images: Tensor, trigger: Any, strength: Tensor) -> Tensor:
+        marked.append((images, len(strength)))
+        return transplant(images, trigger, strength)
 
     def spy_loss(logits: Tensor, labels: Tensor, **options: Any) -> Tensor:
         learned.append(labels)
@@ -513,24 +513,36 @@ def test_pixels_that_never_change_are_no_trouble() -> None:
     assert not offset.any()
 
 
-def test_transplant_applies_the_trigger_at_a_random_strength_to_the_first_images() -> None:
+def test_triggers_are_transplanted_at_any_strength_up_to_the_strongest(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strengths = []
+
+    def spy(images: Tensor, trigger: Any, strength: Tensor) -> Tensor:
+        strengths.append(strength)
+        return transplant(images, trigger, strength)
+
+    monkeypatch.setattr(module, "transplant", spy)
+    scene.repair(replace(BRIEF, rounds=1, steps=30, transplanted=8))
+    strength = torch.cat(strengths)
+    assert strength.min() >= 0
+    assert 1.4 < strength.max() < 1.5
+    assert strength.mean() == pytest.approx(0.75, abs=0.1)
+
+
+def test_transplant_applies_the_trigger_to_the_first_images_as_strongly_as_told() -> None:
     generator = seeded(4)
     images = torch.randint(60, 180, (500, 3, 4, 4), generator=generator).to(torch.uint8)
     gain = 0.5 + 0.5 * torch.rand(1, 4, 4, generator=generator)
     offset = 40 * torch.rand(3, 4, 4, generator=generator) - 10
-    gain[0, 0, 0], offset[0, 0, 0] = 1, 40
-    marked = transplant(images, 400, (gain, offset), generator)
+    strength = 1.5 * torch.rand(400, 1, 1, 1, generator=generator)
+    marked = transplant(images, (gain, offset), strength)
     assert marked.dtype == torch.uint8
     assert torch.equal(marked[400:], images[400:])
     clean = images[:400].double()
     change = marked[:400].double() - clean
-    strength = change[:, 0, 0, 0] / 40
-    # The strength is read off one pixel, to half a level of 40.
-    expected = strength[:, None, None, None] * ((gain - 1) * clean + offset)
-    assert (change - expected).abs().max() < 2
-    assert strength.min() >= 0
-    assert 1.4 < strength.max() < 1.52
-    assert strength.mean() == pytest.approx(0.75, abs=0.1)
+    expected = strength * ((gain - 1) * clean + offset)
+    assert (change - expected).abs().max() < 0.51
 
 
 def test_transplant_does_not_wrap_around() -> None:
@@ -538,7 +550,7 @@ def test_transplant_does_not_wrap_around() -> None:
     before = images.clone()
     offset = torch.full((3, 4, 4), 1e6)
     offset[1] *= -1
-    marked = transplant(images, 50, (torch.zeros(1, 4, 4), offset), seeded(6))
+    marked = transplant(images, (torch.zeros(1, 4, 4), offset), torch.rand(50, 1, 1, 1) + 0.1)
     assert torch.equal(images, before)
     assert (marked[:, [0, 2]] == 255).all()
     assert (marked[:, 1] == 0).all()

@@ -7,6 +7,7 @@ up there too, so that nothing waits for the host inside an epoch, unless trainin
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -19,6 +20,7 @@ from cgd.errors import InputError
 from cgd.files import read_tensors, write_tensors
 from cgd.models import Classifier
 from cgd.progress import say, track
+from cgd.steps import Recorder, set_rate, take_step
 from cgd.stopwatch import Stopwatch
 
 Batch = TypeVar("Batch")
@@ -140,26 +142,52 @@ def take(images: Tensor, rows: Tensor, device: torch.device) -> Tensor:
 
 
 def augment(images: Tensor, generator: Generator, *, crop: bool, flip: bool) -> Tensor:
-    """Shift and mirror each image of a batch at random, in one gather.
+    """Shift and mirror each image of a batch at random: `move` with `draw_moves`."""
+    size = images.shape[-1]
+    return move(images, draw_moves(len(images), size, generator, crop=crop, flip=flip))
+
+
+def draw_moves(n: int, size: int, generator: Generator, *, crop: bool, flip: bool) -> Tensor:
+    """Draw how each of `n` images is moved.
+
+    Args:
+        n: number of images.
+        size: their height and width, in pixels.
+        generator: source of the randomness (CPU).
+        crop: shift by up to size / 16 pixels along both axes.
+        flip: mirror left to right with probability one half.
+
+    Returns:
+        int64 [n, 3]: pixels cut off at the top and at the left, once size / 16 zeros are around the
+        image, and whether it is mirrored; [n, 0] where no image is moved.
+    """
+    if not (crop or flip):
+        return torch.empty(n, 0, dtype=torch.long)
+    reach = size // 16 if crop else 0
+    cut = torch.randint(0, 2 * reach + 1, (2, n, 1), generator=generator) + (size // 16 - reach)
+    mirrored = torch.rand(n, 1, generator=generator) < (0.5 if flip else 0.0)
+    return torch.cat([*cut, mirrored.long()], dim=1)
+
+
+def move(images: Tensor, moves: Tensor) -> Tensor:
+    """Shift and mirror each image of a batch, in one gather.
 
     Args:
         images: [n, 3, size, size].
-        generator: source of the randomness (CPU).
-        crop: shift by up to size / 16 pixels along both axes, with zeros shifted in.
-        flip: mirror left to right with probability one half.
+        moves: see `draw_moves`.
 
     Returns:
         [n, 3, size, size], same dtype, channels-last in memory.
     """
-    if not (crop or flip):
+    if not moves.shape[1]:
         return images.contiguous(memory_format=torch.channels_last)
     n, channels, size, _ = images.shape
-    pad = size // 16 if crop else 0
-    top, left = torch.randint(0, 2 * pad + 1, (2, n, 1), generator=generator)
-    mirrored = torch.rand(n, 1, generator=generator) < (0.5 if flip else 0.0)
-    line, side = torch.arange(size), size + 2 * pad
-    rows = send(side * (top + line + side * torch.arange(n)[:, None]), images.device)
-    columns = send(left + torch.where(mirrored, line.flip(0), line), images.device)
+    pad = size // 16
+    top, left, mirrored = send(moves, images.device).T[:, :, None]
+    line, side = torch.arange(size, device=images.device), size + 2 * pad
+    first = side * side * torch.arange(n, device=images.device)[:, None]
+    rows = first + side * (top + line)
+    columns = left + torch.where(mirrored > 0, line.flip(0), line)
     pixels = F.pad(images, (pad, pad, pad, pad)).permute(0, 2, 3, 1).reshape(-1, channels)
     places = (rows[:, :, None] + columns[:, None, :]).flatten()
     return pixels.index_select(0, places).view(n, size, size, channels).permute(0, 3, 1, 2)
@@ -181,6 +209,7 @@ def run_steps(
     optimizer: torch.optim.Optimizer,
     schedule: Callable[[int], float] | None = None,
     first_step: int = 0,
+    recorder: Recorder | None = None,
 ) -> float:
     """Take one optimiser step a batch: the inner loop of everything that trains.
 
@@ -190,6 +219,7 @@ def run_steps(
         optimizer: updates the parameters.
         schedule: step number -> learning rate; None keeps the optimiser's.
         first_step: number of the first step.
+        recorder: takes the steps on a GPU, if `loss_of` lets it; see `recorder_for`.
 
     Returns:
         The mean loss over the steps (nan when there were none).
@@ -198,15 +228,15 @@ def run_steps(
     steps = 0
     for steps, batch in enumerate(batches, start=1):
         if schedule is not None:
-            for group in optimizer.param_groups:
-                group["lr"] = schedule(first_step + steps - 1)
-        loss = loss_of(batch)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        processes.average_gradients(optimizer)
-        optimizer.step()
-        total = total + loss.detach()
+            set_rate(optimizer, schedule(first_step + steps - 1))
+        total = total + (recorder or take_step)(loss_of, batch, optimizer)
     return float(total) / steps if steps else float("nan")
+
+
+def recorder_for(images: Tensor) -> Recorder | None:
+    """A recorder of steps that take their images from these, where that can be: they lie on a GPU
+    that computes alone."""
+    return Recorder(images.device) if images.is_cuda and processes.count() == 1 else None
 
 
 def one_cycle(peak: float, steps: int, warm_share: float = 0.2) -> Callable[[int], float]:
@@ -289,38 +319,46 @@ def train(
     schedule = None
     if recipe.schedule == "one_cycle":
         schedule = one_cycle(recipe.lr, recipe.epochs * steps)
+    recent = torch.zeros(WATCHED, device=device)
+
+    draw = partial(draw_moves, size=images.shape[-1], crop=recipe.crop, flip=recipe.flip)
+
+    def loss_of(drawn: tuple[Tensor, Tensor]) -> Tensor:
+        rows, moves = drawn
+        batch = take(images, rows, device)
+        if change:
+            batch, moves = change(batch, rows, generator), draw(len(rows), generator=generator)
+        with autocast(device):
+            logits = processes.forward(model, move(batch, moves))
+        given = labels[send(rows, device)]
+        if watch:
+            right = (logits.argmax(1) == given).float().mean()
+            recent.copy_(torch.cat([recent[1:], right[None]]))
+        return F.cross_entropy(logits, given)
+
+    def draws() -> Iterator[tuple[Tensor, Tensor]]:
+        watched = 0
+        for rows in shuffled_batches(len(labels), batch_size, generator):
+            if watch and watched == WATCHED:
+                watch(float(recent.mean()))
+                watched = 0
+            # What `change` draws comes first.
+            yield rows, torch.empty(0) if change else draw(len(rows), generator=generator)
+            watched += 1
+        if watch and watched:
+            watch(float(recent[-watched:].mean()))
+
     first, _ = restore_state(checkpoint, model, optimizer)
+    recorder = None if change else recorder_for(images)
     for epoch in track(range(first, recipe.epochs), label):
         model.train()
         generator = seeded(seed, epoch)
-        right: list[Tensor] = []
-
-        def loss_of(
-            rows: Tensor, generator: Generator = generator, right: list[Tensor] = right
-        ) -> Tensor:
-            if watch and len(right) == WATCHED:
-                watch(float(torch.stack(right).mean()))
-                right.clear()
-            batch = take(images, rows, device)
-            if change:
-                batch = change(batch, rows, generator)
-            batch = augment(batch, generator, crop=recipe.crop, flip=recipe.flip)
-            with autocast(device):
-                logits = processes.forward(model, batch)
-            given = labels[send(rows, device)]
-            if watch:
-                right.append((logits.argmax(1) == given).float().mean())
-            return F.cross_entropy(logits, given)
-
-        batches = shuffled_batches(len(labels), batch_size, generator)
         with seeded_layers(generator.initial_seed(), device):
-            mean_loss = run_steps(batches, loss_of, optimizer, schedule, epoch * steps)
+            mean_loss = run_steps(draws(), loss_of, optimizer, schedule, epoch * steps, recorder)
         if not mean_loss < float("inf"):
             raise InputError(
                 f"{label}: the loss became {mean_loss} in epoch {epoch + 1}; lower --lr"
             )
-        if watch and right:
-            watch(float(torch.stack(right).mean()))
         if after_epoch:
             after_epoch(epoch + 1)
         if checkpoint:

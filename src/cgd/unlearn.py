@@ -27,13 +27,15 @@ from cgd.progress import say, track
 from cgd.split import Split, balanced_order
 from cgd.stopwatch import Stopwatch
 from cgd.training import (
-    augment,
     autocast,
+    draw_moves,
     keep_state,
+    move,
     one_cycle,
     pick_device,
     place,
     predict,
+    recorder_for,
     restore_state,
     run_steps,
     seeded,
@@ -47,6 +49,8 @@ from cgd.verdict import class_shares
 LEAST_KNOWN = 50.0
 """Percent of the likely clean labels; a model that was trained on them, and is fed right, knows
 more of them."""
+STRONGEST = 1.5
+"""Strength of a transplanted trigger at most; 1 is that of the triggered part."""
 HELD_OUT = 0.1
 MOST_HELD_OUT = 2000
 
@@ -280,13 +284,14 @@ def unlearn(
         warn_of_misfit(accuracies[0])
     objective.images_seen = int(more["images"]) if more else 0
     best = copy.deepcopy(model.state_dict())
+    recorder = recorder_for(objective.images)
     for number in track(range(kept + 1, recipe.rounds + 1), "unlearning"):
         model.train()
         batches = _batches(labels, seen, split.triggered, recipe, steps, seed + number)
         generator = seeded(seed, number)
+        draws = (objective.draw(*rows, generator) for rows in batches)
         with seeded_layers(generator.initial_seed(), device):
-            loss_of = partial(objective, generator=generator)
-            run_steps(batches, loss_of, optimizer, schedule, (number - 1) * steps)
+            run_steps(draws, objective, optimizer, schedule, (number - 1) * steps, recorder)
         accuracies.append(held_out_accuracy())
         # The model that came in was trained on these samples, so round 0 is but a rough yardstick.
         fell = accuracies[-1] < max(accuracies[1:]) - recipe.tolerance
@@ -301,6 +306,12 @@ def unlearn(
             stopwatch.keep()
     model.load_state_dict(best)
     return Repair(model.eval(), accuracies, kept, objective.images_seen)
+
+
+Drawn = tuple[Tensor, Tensor, Tensor, Tensor]
+"""A step: rows of clean and of triggered samples (int64), how strongly the first clean ones are
+transplanted the trigger (float32 [m, 1, 1, 1]), how all are moved (see `cgd.training.draw_moves`).
+"""
 
 
 class _Objective:
@@ -328,16 +339,23 @@ class _Objective:
             self.trigger = gain.to(device), offset.to(device)
         self.images_seen = 0
 
-    def __call__(self, rows: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
-        clean, triggered = rows
-        known = torch.cat([clean[: self.recipe.transplanted], clean])
+    def draw(self, clean: Tensor, triggered: Tensor, generator: torch.Generator) -> Drawn:
+        """Draw what is done to the images of a step."""
+        again = min(self.recipe.transplanted, len(clean))
+        strength = STRONGEST * torch.rand(again, 1, 1, 1, generator=generator)
+        shown = again + len(clean) + len(triggered)
+        self.images_seen += shown
+        size, flip = self.images.shape[-1], self.recipe.flip
+        return clean, triggered, strength, draw_moves(shown, size, generator, crop=True, flip=flip)
+
+    def __call__(self, drawn: Drawn) -> Tensor:
+        clean, triggered, strength, moves = drawn
+        known = torch.cat([clean[: len(strength)], clean])
         batch = take(self.images, torch.cat([known, triggered]), self.device)
         if self.trigger is not None:
-            batch = transplant(batch, len(known) - len(clean), self.trigger, generator)
-        batch = augment(batch, generator, crop=True, flip=self.recipe.flip)
+            batch = transplant(batch, self.trigger, strength)
         with autocast(self.device):
-            logits = processes.forward(self.model, batch)
-        self.images_seen += len(batch)
+            logits = processes.forward(self.model, move(batch, moves))
         student, suspicious = torch.split(logits, [len(known), len(triggered)])
         known, triggered = send(known, self.device), send(triggered, self.device)
         given = self.labels[triggered]
@@ -394,12 +412,10 @@ def _moments(images: Tensor, rows: NDArray[np.int64]) -> Tensor:
     return total / len(rows)
 
 
-def transplant(
-    images: Tensor, count: int, trigger: tuple[Tensor, Tensor], generator: torch.Generator
-) -> Tensor:
-    """Give the first `count` images (uint8) the trigger, at a random strength up to 1.5."""
+def transplant(images: Tensor, trigger: tuple[Tensor, Tensor], strength: Tensor) -> Tensor:
+    """Give the first images (uint8) the trigger, as strongly as `strength` [m, 1, 1, 1] says."""
     gain, offset = trigger
-    strength = send(1.5 * torch.rand(count, 1, 1, 1, generator=generator), images.device)
+    strength, count = send(strength, images.device), len(strength)
     clean = images[:count].float()
     marked = clean * (1 + strength * (gain - 1)).clamp_min(0) + strength * offset
     pixels = marked.round().clamp(0, 255).to(images.dtype)

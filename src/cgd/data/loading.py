@@ -26,7 +26,10 @@ LARGEST_KEPT_SIZE = 224
 PEEK_PLACES = 16
 PEEK_NEIGHBOURS = 16
 BATCH_IMAGES = 64
-BATCH_BYTES = 16 * 2**20
+BATCH_BYTES = 2**18
+SMALL_BYTES = 4096
+"""Images below are decoded one after the other: most of the work is Python's, which threads share,
+and sixteen of them take longer than one."""
 BYTES_IN_FLIGHT = 256 * 2**20
 THREADS = min(os.cpu_count() or 1, 16)
 
@@ -170,7 +173,8 @@ def _in_threads(items: Iterable[Stored], work: Callable[[Stored], T]) -> Iterato
         held = 0
         for batch in _batches(items):
             size = sum(len(item.content) for item in batch)
-            pending.append((pool.submit(work_on, batch), size))
+            small = size < SMALL_BYTES * len(batch)
+            pending.append((_now(work_on, batch) if small else pool.submit(work_on, batch), size))
             held += size
             while len(pending) > 2 * THREADS or (pending and held > BYTES_IN_FLIGHT):
                 done, size = pending.popleft()
@@ -178,6 +182,13 @@ def _in_threads(items: Iterable[Stored], work: Callable[[Stored], T]) -> Iterato
                 held -= size
         for done, _ in pending:
             yield from done.result()
+
+
+def _now(work: Callable[[list[Stored]], list[T]], batch: list[Stored]) -> Future[list[T]]:
+    """Do the work in this thread."""
+    done: Future[list[T]] = Future()
+    done.set_result(work(batch))
+    return done
 
 
 def _batches(items: Iterable[Stored]) -> Iterator[list[Stored]]:

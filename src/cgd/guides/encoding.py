@@ -49,17 +49,18 @@ class Encoder:
         self.batch = batch
 
     def prepare(self, images: list[Tensor]) -> list[Tensor] | Tensor:
-        """Do beforehand, in another thread, what `__call__` need not do: on a CPU, prepare."""
-        return self.preprocessing(images, self.device) if self.device.type == "cpu" else images
+        """Do beforehand, in another thread, what can be done there."""
+        try:
+            return self.preprocessing(images, self.device)
+        except torch.OutOfMemoryError:
+            return images
 
-    def __call__(self, images: list[Tensor] | Tensor) -> Tensor:
-        """Encode uint8 images [3, h, w] of any sizes, or prepared ones.
+    def __call__(self, images: list[Tensor] | Tensor) -> Callable[[], Tensor]:
+        """Begin to encode uint8 images [3, h, w] of any sizes, or prepared ones.
 
         Returns:
-            float16 [n, width] on the CPU.
-
-        Raises:
-            InputError: the model gives values that are not finite, or too large for float16.
+            What waits for the device, and returns float16 [n, width] on the CPU; it raises
+            `InputError` where values are not finite, or too large for float16.
         """
         parts: list[Tensor] = []
         done = 0
@@ -74,12 +75,22 @@ class Encoder:
                 self.batch //= 2
                 torch.cuda.empty_cache()
                 continue
-            parts.append(vectors.to("cpu", torch.float16))
+            parts.append(vectors.to("cpu", torch.float16, non_blocking=True))
             done += len(part)
-        encoded = torch.cat(parts)
-        if not encoded.isfinite().all():
-            raise InputError(f"guide {self.name}: its outputs are not finite; check its weights")
-        return encoded
+        on_gpu = self.device.type == "cuda"
+        copied = torch.cuda.current_stream(self.device).record_event() if on_gpu else None
+
+        def finish() -> Tensor:
+            if copied:
+                copied.synchronize()
+            encoded = torch.cat(parts)
+            if not encoded.isfinite().all():
+                raise InputError(
+                    f"guide {self.name}: its outputs are not finite; check its weights"
+                )
+            return encoded
+
+        return finish
 
 
 @torch.no_grad()
@@ -113,12 +124,13 @@ def encode(
     batch = int(processes.least(torch.tensor(encoder.batch))) * processes.count()
     batches = [missing[i : i + batch] for i in range(0, len(missing), batch)]
     own = (rows[processes.part(len(rows))] for rows in batches)
-    reads = (partial(_read, data, first[rows], encoder) for rows in own)
+    reads = _ahead(partial(_read, data, first[rows], encoder) for rows in own)
+    begun: Iterator[Callable[[], Tensor]] = map(encoder, reads)
+    if encoder.device.type == "cuda":
+        begun = _one_behind(begun)
     try:
-        for rows, images in track(
-            zip(batches, _ahead(reads), strict=True), "guide", total=len(batches)
-        ):
-            vectors = processes.gather(encoder(images), len(rows))
+        for rows, finish in track(zip(batches, begun, strict=True), "guide", total=len(batches)):
+            vectors = processes.gather(finish(), len(rows))
             if values is None:
                 values = scratch((len(keys), vectors.shape[1]), torch.float16)
             values[rows] = vectors
@@ -161,3 +173,13 @@ def _ahead(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
             pending = upcoming
         if pending is not None:
             yield pending.result()
+
+
+def _one_behind(items: Iterable[T]) -> Iterator[T]:
+    """Yield every item when the next one is there too: a GPU has work while one waits for it."""
+    waiting: list[T] = []
+    for item in items:
+        waiting.append(item)
+        if len(waiting) > 1:
+            yield waiting.pop(0)
+    yield from waiting

@@ -4,14 +4,18 @@ The same steps as the usual PIL pipeline (resize, centre crop, normalise), which
 models were trained with; values differ from PIL's by rounding only.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from cgd.data.loading import THREADS
+from cgd.training import send
 
 MAX_ASPECT = 4
 """Longer images are cut to this aspect ratio around their centre before they are enlarged: the
@@ -54,26 +58,23 @@ class Preprocessing:
         Returns:
             float32 [n, 3, *size], normalised.
         """
-        std = torch.tensor(self.std, device=device).view(3, 1, 1)
-        scale = 1 / (255 * std)
-        offset = torch.tensor(self.mean, device=device).view(3, 1, 1) / std
+        std = torch.tensor(self.std).view(3, 1, 1)
+        scale = send(1 / (255 * std), device)
+        offset = send(torch.tensor(self.mean).view(3, 1, 1) / std, device)
         if device.type != "cpu":
-            return self._together(images, device).mul_(scale).sub_(offset)
+            return torch.addcmul(-offset, self._together(images, device), scale)
         prepared = torch.empty(len(images), 3, *self.size)
         for place, image in zip(prepared, images, strict=True):  # a cache holds one, not a batch
             place.copy_(self._fit(image[None])[0]).mul_(scale).sub_(offset)
         return prepared
 
     def _together(self, images: Sequence[Tensor], device: torch.device) -> Tensor:
-        """Resize images of one shape in one go: float32 [n, 3, *size], in 0..255."""
-        by_shape: dict[torch.Size, list[int]] = defaultdict(list)
-        for row, image in enumerate(images):
-            by_shape[image.shape].append(row)
-        fitted = torch.empty(len(images), 3, *self.size, device=device)
-        for rows in by_shape.values():
-            alike = torch.stack([images[row] for row in rows]).to(device)
-            fitted[torch.tensor(rows, device=device)] = self._fit(alike).float()
-        return fitted
+        """Resize images in one go: uint8 [n, 3, *size]; those of many shapes on the CPU."""
+        if len({image.shape for image in images}) == 1:
+            return self._fit(send(torch.stack(list(images)), device))
+        with ThreadPoolExecutor(THREADS) as threads:
+            fitted = list(threads.map(lambda image: self._fit(image[None])[0], images))
+        return send(torch.stack(fitted), device)
 
     def _fit(self, images: Tensor) -> Tensor:
         if self.resize == "shortest":
@@ -105,8 +106,26 @@ def resize(images: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tens
         # The native uint8 kernel, fastest on channels-last input, is 10x faster than float.
         images = images.contiguous(memory_format=torch.channels_last)
         return F.interpolate(images, size, mode=mode, antialias=True)
-    resized = F.interpolate(images.float(), size, mode=mode, antialias=True)
-    return resized.round_().clamp_(0, 255).to(torch.uint8)
+    return resize_by_products(images, size, mode)
+
+
+def resize_by_products(images: Tensor, size: tuple[int, int], mode: str) -> Tensor:
+    """As `resize`: a product with a matrix for each axis, a fraction of the work on a GPU."""
+    n, channels, height, width = images.shape
+    down, across = (
+        send(_weights(have, want, mode), images.device)
+        for have, want in zip((height, width), size, strict=True)
+    )
+    wide = (images.float().view(-1, width) @ across.T).view(n * channels, height, -1)
+    resized = torch.bmm(down.expand(n * channels, -1, -1), wide)
+    return resized.round_().clamp_(0, 255).to(torch.uint8).view(n, channels, *size)
+
+
+@lru_cache(maxsize=64)
+def _weights(have: int, want: int, mode: str) -> Tensor:
+    """What each of `have` pixels adds to each of `want`: float32 [want, have]."""
+    one_each = torch.eye(have)[None, None]
+    return F.interpolate(one_each, (want, have), mode=mode, antialias=True)[0, 0]
 
 
 def center_crop(images: Tensor, size: tuple[int, int], fill: int = 0) -> Tensor:
