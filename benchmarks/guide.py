@@ -139,8 +139,9 @@ def main() -> None:
         for name, (spec, count) in guides.items():
             encoder = open_guide(spec, device=device).encoder  # type: ignore[attr-defined]
             for kind, data in inputs.items():
-                times = guide_pass(sample(data, count), encoder, options.turns)
-                facts = {"guide": name, "input": kind, "images": count, "batch": encoder.batch}
+                some = sample(data, min(count, len(data)))
+                times = guide_pass(some, encoder, options.turns)
+                facts = {"guide": name, "input": kind, "images": len(some), "batch": encoder.batch}
                 records.append(record(times, **facts))
                 print(markdown(records[-1:]), flush=True)
     setting = {"device": str(device), "threads": torch.get_num_threads()}

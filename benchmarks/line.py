@@ -134,11 +134,30 @@ def line(
         guide.embed_classes = lambda *_: classes  # type: ignore[method-assign]
         runs: Runs = {("cgd", "guide", "class names"): lambda: embed(*names)}
         runs |= _plain(data, guide, sizes, folder, device) | _ours(data, guide, sizes, device)
-        works = {
-            part: Work(runs[part.contender, part.stage, part.what], part.sample)
-            for part in sorted(parts, key=lambda part: STAGES.index(part.stage))
-        }
-        return list(in_turns(works, repetitions, device).items())
+        return _timed(parts, runs, repetitions, device)
+
+
+def plain_line(
+    data: ImageData,
+    guide: OpenClipGuide,
+    repetitions: int,
+    folder: Path,
+    device: torch.device,
+    sizes: Sizes,
+) -> list[tuple[Part, Times]]:
+    """Time every part of the authors' procedure."""
+    runs = _plain(data, guide, sizes, folder, device)
+    return _timed(plain_parts(sizes), runs, repetitions, device)
+
+
+def _timed(
+    parts: list[Part], runs: Runs, repetitions: int, device: torch.device
+) -> list[tuple[Part, Times]]:
+    works = {
+        part: Work(runs[part.contender, part.stage, part.what], part.sample)
+        for part in sorted(parts, key=lambda part: STAGES.index(part.stage))
+    }
+    return list(in_turns(works, repetitions, device).items())
 
 
 def random_guide(folder: Path, device: torch.device) -> OpenClipGuide:

@@ -8,12 +8,16 @@ from benchmarks.clock import Times, Work, in_turns
 from benchmarks.plain import Encoded, augmented, endless, steps
 from cgd.data import ImageData
 from cgd.models import Classifier, ModelCard, build
+from cgd.steps import Recorder, take_step
 from cgd.training import Recipe, autocast, make_optimizer, place, train
 
 BATCH = 128
-RECIPE = Recipe(epochs=1, batch=BATCH, min_steps=0)
+RECIPE = Recipe(epochs=1, batch=BATCH, min_steps=0, lr=0.01)
 STEPS = {"small_resnet": 20, "preactresnet18": 1}
 """Steps a repetition."""
+STEPS_ON_GPU = {"small_resnet": 2000, "preactresnet18": 500}
+USUAL_STEPS = 40
+"""Of the usual loop, at most."""
 
 
 def loop(
@@ -22,11 +26,12 @@ def loop(
     """Time `count` steps of each contender, the same network and optimiser.
 
     Returns:
-        `limit`: forward, backward and step on batches that are ready on the device; `cgd`: the
-        project's loop; `torchvision`: PIL transforms in two workers, fp32.
+        `limit`: forward, backward and step on batches that are ready on the device; on a GPU
+        `replayed limit`: the same as a CUDA graph; `cgd`: the project's loop; `torchvision`: PIL
+        transforms in two workers, fp32.
     """
     rows = torch.arange(count * BATCH) % len(data)
-    images, labels = data.images[rows], data.labels[rows]
+    images, labels = data.images[rows].to(device), data.labels[rows]
     ours, bare, usual = (fresh(arch, data, device) for _ in range(3))
     ready = [
         (prepared(bare, part.to(device)), given.to(device))
@@ -39,12 +44,20 @@ def loop(
             usual.parameters(), RECIPE.lr, 0.9, weight_decay=RECIPE.weight_decay, nesterov=True
         ),
     )
-    runs = {
-        "limit": lambda: bare_steps(bare, ready, bare_optimizer, device),
-        "cgd": lambda: train(ours, images, labels, RECIPE, device=device),
-        "torchvision": lambda: steps(usual.net, feed, count, usual_optimizer, device),
+    some = min(count, USUAL_STEPS)
+    works = {
+        "limit": Work(lambda: bare_steps(bare, ready, bare_optimizer, device), len(rows)),
+        "cgd": Work(lambda: train(ours, images, labels, RECIPE, device=device), len(rows)),
+        "torchvision": Work(
+            lambda: steps(usual.net, feed, some, usual_optimizer, device), some * BATCH
+        ),
     }
-    works = {name: Work(run, len(rows)) for name, run in runs.items()}
+    if device.type == "cuda":
+        again = fresh(arch, data, device)
+        optimizer, recorder = make_optimizer(again, RECIPE), Recorder(device)
+        works["replayed limit"] = Work(
+            lambda: bare_steps(again, ready, optimizer, device, recorder), len(rows)
+        )
     return in_turns(works, repetitions, device)
 
 
@@ -64,13 +77,17 @@ def bare_steps(
     ready: list[tuple[Tensor, Tensor]],
     optimizer: torch.optim.Optimizer,
     device: torch.device,
+    recorder: Recorder | None = None,
 ) -> None:
     """Forward, backward and step on batches that are ready on the device."""
     place(model, device)
     model.train()
-    for images, labels in ready:
+
+    def loss_of(batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = batch
         with autocast(device):
             logits = model.net(images).float()
-        optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(logits, labels).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        return F.cross_entropy(logits, labels)
+
+    for batch in ready:
+        (recorder or take_step)(loss_of, batch, optimizer)

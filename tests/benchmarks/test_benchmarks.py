@@ -16,8 +16,9 @@ from benchmarks.loop import loop
 from benchmarks.plain import PLAIN, Encoded, separated
 
 from benchmarks import __main__ as command
+from benchmarks import end_to_end, runtimes
 from benchmarks import line as whole
-from benchmarks import runtimes
+from cgd.data.writing import write_parquet
 from cgd.entropy import entropy_map
 from cgd.files import read_json
 from cgd.split import released_split
@@ -113,8 +114,9 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / f"{name}.json").write_text(json.dumps(config))
     open_clip.add_model_config(tmp_path / f"{name}.json")
     monkeypatch.setattr(whole, "CLIP", name)
-    for name in ("SUSPECT", "VICTIM"):
-        monkeypatch.setattr(whole, name, "tiny_resnet")
+    for module in (whole, end_to_end):
+        for name in ("SUSPECT", "VICTIM"):
+            monkeypatch.setattr(module, name, "tiny_resnet")
 
 
 SMALL = Sizes(batch=16, guide=4, suspect=128, all=480)
@@ -148,3 +150,28 @@ def test_the_command_writes_records_and_tables(
     saved = (50_000 - whole.ASKED) * clip["times"]["seconds"][0]
     assert rows[0]["seconds"] - rows[1]["seconds"] == pytest.approx(saved)
     assert all(row["seconds"] > row["seconds_guide"] > 0 for row in rows)
+
+
+@pytest.mark.usefixtures("small")
+def test_the_line_from_files_to_a_model_is_timed(
+    toy_data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(end_to_end, "SIZES", SMALL)
+    monkeypatch.setattr(end_to_end, "product_limit", lambda device: 1e9)
+    write_parquet(toy_data(400, size=32), tmp_path / "train.parquet")
+    write_parquet(toy_data(200, seed=1, size=32), tmp_path / "test.parquet")
+    files = ["--train", str(tmp_path / "train.parquet"), "--test", str(tmp_path / "test.parquet")]
+    out = ["--out", str(tmp_path / "out"), "--repetitions", "1", "--device", "cpu"]
+    end_to_end.main([*files, *out, "--epochs", "4"])
+    record = read_json(tmp_path / "out" / "end_to_end.json")
+    (turn,) = record["turns"]
+    assert set(turn["seconds"]) == {
+        "decoding", "guide", "suspect", "split", "unlearning", "saving",
+    }  # fmt: skip
+    assert min(turn["seconds"].values()) > 0
+    assert turn["images"]["guide"] == 400
+    assert record["before"]["asr"] is not None
+    assert record["operations"]["guide"] > 0
+    text = (tmp_path / "out" / "end_to_end.md").read_text()
+    assert "whole line" in text
+    assert "of the limit" in text

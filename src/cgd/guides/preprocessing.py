@@ -116,8 +116,9 @@ def resize_by_products(images: Tensor, size: tuple[int, int], mode: str) -> Tens
         send(_weights(have, want, mode), images.device)
         for have, want in zip((height, width), size, strict=True)
     )
-    wide = (images.float().view(-1, width) @ across.T).view(n * channels, height, -1)
-    resized = torch.bmm(down.expand(n * channels, -1, -1), wide)
+    with torch.autocast(images.device.type, enabled=False):
+        wide = (images.float().reshape(-1, width) @ across.T).view(n * channels, height, -1)
+        resized = torch.bmm(down.expand(n * channels, -1, -1), wide)
     return resized.round_().clamp_(0, 255).to(torch.uint8).view(n, channels, *size)
 
 
