@@ -128,6 +128,11 @@ def test_a_network_that_waits_for_the_device_is_trained_as_usual(
     model = trained(data, SGD, Classifier(Waiting(build(card).net), card))
     assert not replays
     assert distance(model.net.net, trained(data, SGD).net) < 1e-3  # type: ignore[arg-type]
+    replays.clear()
+    dropping = Waiting(nn.Sequential(build(card).net, nn.Dropout(0.5)))
+    trained(data, SGD, Classifier(dropping, card))
+    assert not replays
+    assert len(torch.rand(5, device=GPU).unique()) == 5
 
 
 @needs_gpu
@@ -148,7 +153,7 @@ def test_dropout_draws_anew_in_every_replay_and_from_the_seed(
     model = dropping().to(GPU).train()
     recorder, x = recorder_for(data.images.to(GPU)), torch.ones(24, 3, device=GPU)
     assert recorder
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0, fused=True)
     weight = next(model.parameters())
     for _ in range(12):
         loss = recorder(

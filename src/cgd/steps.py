@@ -49,6 +49,13 @@ def _capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
         group["capturable"] = False
 
 
+def _renew_generator(device: torch.device) -> None:
+    """Give the device a generator that draws: after a recording that failed, the old one does not."""
+    own = torch.cuda.default_generators[device.index or torch.cuda.current_device()]
+    fresh = torch.Generator(device).manual_seed(own.initial_seed())
+    own.graphsafe_set_state(fresh.graphsafe_get_state())
+
+
 class Recorder:
     """Takes steps as `take_step` does, on a GPU, much sooner.
 
@@ -117,5 +124,6 @@ class Recorder:
         except RuntimeError:  # a network that waits for the device cannot be recorded
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate
+            _renew_generator(self._device)
             return
         self._graph = graph

@@ -203,7 +203,7 @@ class Lab:
         if scene.per_batch and trial.attack and trial.manifest:
             change = attacks.planter(trial.attack, trial.manifest, len(data), self.device)
             data = replace(data, images=trial.clean.images)
-        recipe = Recipe(epochs=self.grid.epochs, flip=self.grid.flip)
+        recipe = Recipe(epochs=self.grid.epochs, lr=self.grid.lr, flip=self.grid.flip)
         folder = self.work / slug(self.grid.dataset, scene.key, "victim")
         return self._model(folder, scene.model, data, recipe, scene.seed, change)
 

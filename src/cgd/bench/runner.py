@@ -192,15 +192,14 @@ _labs: dict[int, Lab] = {}
 
 
 def _start(ranks: Any, jobs: int, place: _Place) -> None:
-    """Begin a worker: its part of the cores or its GPU, its messages in a file of its own."""
+    """Begin a worker: its part of the cores, its GPU, its messages in a file of its own."""
     rank = ranks.get()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     place.work.mkdir(parents=True, exist_ok=True)
     sys.stderr = (place.work / f"worker-{rank}.log").open("a", buffering=1, encoding="utf-8")
+    torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
     if place.device.type == "cuda":
         torch.cuda.set_device(rank % torch.cuda.device_count())
-    else:
-        torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
 
 
 def _end_with_parent() -> None:

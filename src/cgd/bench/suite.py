@@ -10,14 +10,15 @@ from cgd.bench.defenses import read_defense
 from cgd.bench.plots import Plot
 from cgd.bench.scenes import GIVEN, NONE, Scene, read_scene
 from cgd.errors import InputError
+from cgd.training import Recipe
 
 STAND_IN = "stand-in"
 """A guide that is trained on clean images which are not defended; after it, `images=N` and
 `epochs=N`, and after a bar an attack on those images: `stand-in images=2000 | badnets@0.1`."""
 
 SHARED = (
-    "train", "test", "size", "defended", "trusted", "epochs", "flip", "target", "guide_epochs",
-    "guide_model",
+    "train", "test", "size", "defended", "trusted", "epochs", "lr", "flip", "target",
+    "guide_epochs", "guide_model",
 )  # fmt: skip
 """Settings that all grids of a data set have in common."""
 
@@ -34,6 +35,7 @@ class Grid:
         test: test data, likewise.
         defended: number of training images that may be poisoned.
         epochs: passes of a victim over the defended images.
+        lr: peak learning rate of that.
         attacks: `NAME`, `NAME@RATE` for another rate than those below, then parameters as in
             `blended alpha=0.1`, and what else `cgd.bench.scenes.read_scene` knows; `none` is the
             benign case, which is always there.
@@ -64,6 +66,7 @@ class Grid:
     defenses: tuple[str, ...]
     seeds: tuple[int, ...]
     size: int = 0
+    lr: float = Recipe.lr
     flip: bool = True
     target: int = 0
     trusted: int = 0

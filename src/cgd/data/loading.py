@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import TypeVar
 
@@ -28,10 +29,10 @@ PEEK_NEIGHBOURS = 16
 BATCH_IMAGES = 64
 BATCH_BYTES = 2**18
 SMALL_BYTES = 4096
-"""Images below are decoded one after the other: most of the work is Python's, which threads share,
-and sixteen of them take longer than one."""
+"""Images below are decoded one after the other: most of the work is Python's."""
 BYTES_IN_FLIGHT = 256 * 2**20
-THREADS = min(os.cpu_count() or 1, 16)
+THREADS = min(os.cpu_count() or 1, 4)
+"""More take longer: a third of the work is Python's, which they share."""
 
 T = TypeVar("T")
 
@@ -168,7 +169,8 @@ def _in_threads(items: Iterable[Stored], work: Callable[[Stored], T]) -> Iterato
     def work_on(batch: list[Stored]) -> list[T]:
         return [work(item) for item in batch]
 
-    with ThreadPoolExecutor(THREADS) as pool:
+    # Else every thread would start as many of torch's as there are cores.
+    with ThreadPoolExecutor(THREADS, initializer=partial(torch.set_num_threads, 1)) as pool:
         pending: deque[tuple[Future[list[T]], int]] = deque()
         held = 0
         for batch in _batches(items):
