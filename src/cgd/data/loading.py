@@ -32,7 +32,7 @@ SMALL_BYTES = 4096
 """Images below are decoded one after the other: most of the work is Python's."""
 BYTES_IN_FLIGHT = 256 * 2**20
 THREADS = min(os.cpu_count() or 1, 4)
-"""More take longer: a third of the work is Python's, which they share."""
+"""More take longer: much of the work is Python's, of which one runs at a time."""
 
 T = TypeVar("T")
 
