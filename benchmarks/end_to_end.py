@@ -1,4 +1,6 @@
-"""From the files of a poisoned data set to a repaired model, all of it, on this device.
+"""From the files of a poisoned data set to a repaired model, on this device, by the clock.
+
+Guide and victim are in memory when the clock starts.
 
 python -m benchmarks.end_to_end --train cifar10/train.parquet --test cifar10/test.parquet --out DIR
 """
@@ -254,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(name)
         made = make_scene(asked.train, asked.test, asked.epochs, folder, device)
         before = evaluate(made.victim, made.test, made.attack, TARGET, device=device)
-        # The first turn, in which libraries are loaded, counts: every user's turn is the first.
+        # The first turn counts: it differs little after the trainings above.
         turns = [defended(made, "default", device) for _ in range(asked.repetitions)]
         sample = load(made.file).subset(np.arange(min(5000, len(made.test))))
         guide = random_guide(folder, device)

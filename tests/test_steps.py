@@ -1,8 +1,12 @@
-"""Recorded steps against steps that are taken as usual; only a GPU can record."""
+"""Recorded steps against those that are taken as usual: simulated, and on a GPU where one is."""
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -13,11 +17,11 @@ from cgd import steps, training, unlearn
 from cgd.data import ImageData
 from cgd.models import Classifier, ModelCard, build
 from cgd.split import Split
-from cgd.steps import set_rate, take_step
+from cgd.steps import Recorder, set_rate, take_step
 from cgd.training import Recipe, recorder_for, train
 
 DataMaker = Callable[..., ImageData]
-GPU = torch.device("cuda")
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 SGD = Recipe(epochs=4, batch=24, min_steps=0, lr=0.05)
 ADAM = replace(SGD, optimizer="adam", lr=3e-3, schedule="constant")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -41,6 +45,135 @@ def test_the_rate_is_set(rate: float | Tensor) -> None:
 
 def test_nothing_is_recorded_where_images_lie_on_the_cpu() -> None:
     assert recorder_for(torch.zeros(1, 3, 8, 8)) is None
+
+
+class Generator:
+    """In the place of a GPU's: notes what state it was given."""
+
+    def __init__(self, *device: object) -> None:
+        self.states: list[object] = []
+
+    def get_state(self) -> str:
+        return "drawn"
+
+    def graphsafe_get_state(self) -> object:
+        return self.states[-1]
+
+    def set_state(self, state: object) -> None:
+        self.states.append(state)
+
+    graphsafe_set_state = set_state
+
+
+class Recording:
+    """In the place of a CUDA graph: does what it is said to record when it is replayed."""
+
+    now: "Recording | None" = None
+    replayed = 0
+
+    def replay(self) -> None:
+        Recording.replayed += 1
+        self.loss.copy_(take_step(*self.step))
+
+    def take_step(self, *step: Any) -> Tensor:
+        self.step, self.loss = step, torch.zeros(())
+        return self.loss
+
+
+@pytest.fixture
+def simulated(monkeypatch: pytest.MonkeyPatch) -> Generator:
+    """Steps are recorded and replayed, on the CPU; returns the generator of the device."""
+
+    @contextmanager
+    def graph(recording: Recording, stream: object) -> Iterator[None]:
+        monkeypatch.setattr(steps, "take_step", recording.take_step)
+        try:
+            yield
+        finally:
+            monkeypatch.setattr(steps, "take_step", take_step)
+
+    generator = Generator()
+    monkeypatch.setattr(Recording, "replayed", 0)
+    for name, fake in {
+        "Stream": MagicMock(),
+        "stream": lambda stream: nullcontext(),
+        "current_stream": MagicMock(),
+        "current_device": lambda: 0,
+        "default_generators": (generator,),
+        "CUDAGraph": Recording,
+        "graph": graph,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(torch, "Generator", Generator)
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
+    return generator
+
+
+def learned(recorder: Recorder | None, make: Callable[..., Any], change: Any = None) -> Tensor:
+    """Twelve steps of a line towards random points, every fifth with a smaller batch."""
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = make([weight], lr=0.1, fused=True)
+    draw = torch.default_generator.__class__().manual_seed(0)
+    for number in range(12):
+        batch = (torch.rand(2 if number % 5 == 4 else 4, 3, generator=draw),)
+        set_rate(optimizer, 0.1 / (1 + number))
+        (recorder or take_step)(
+            lambda drawn: (
+                ((drawn[0] * weight).sum(1) - (change() if change else 2)).square().mean()
+            ),
+            batch,
+            optimizer,
+        )
+    return weight.detach()
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, torch.optim.Adam], ids=["sgd", "adam"])
+def test_replayed_steps_learn_what_usual_ones_do(
+    make: Callable[..., Any], simulated: Generator
+) -> None:
+    usual = learned(None, make)
+    assert torch.equal(learned(Recorder(CPU), make), usual)
+    assert Recording.replayed == 12 - 2 - steps.WARM_UP
+    assert not simulated.states
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
+def test_a_failed_recording_leaves_everything_as_it_was(
+    failure: type[BaseException], simulated: Generator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.Adam([weight], lr=0.1, fused=True)
+    recorder, count = Recorder(CPU), 0
+
+    def loss_of(batch: tuple[Tensor]) -> Tensor:
+        return (batch[0] * weight).sum()
+
+    def take(*step: Any) -> Tensor:
+        raise failure("it waits")
+
+    for count in range(6):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Recording, "take_step", take)
+            expected = failure is KeyboardInterrupt and count >= steps.WARM_UP
+            with pytest.raises(KeyboardInterrupt) if expected else nullcontext():
+                recorder(loss_of, (torch.ones(3),), optimizer)
+        group = optimizer.param_groups[0]
+        assert (group["lr"], group["capturable"]) == (0.1, False)
+    assert set(simulated.states) == {"drawn"}
+    said = capsys.readouterr().err
+    assert said.count("not recorded, and take longer: it waits") == (failure is RuntimeError)
+    moved = count + 1 if failure is RuntimeError else steps.WARM_UP
+    assert weight.detach() == pytest.approx(1 - 0.1 * moved, abs=1e-4)
+
+
+@pytest.mark.parametrize("draw", [torch.rand, np.random.rand, lambda _: [random.random()]])
+@pytest.mark.usefixtures("simulated")
+def test_what_draws_on_the_host_is_not_recorded(
+    draw: Callable[[int], Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    learned(Recorder(CPU), torch.optim.SGD, lambda: float(draw(1)[0]))
+    assert Recording.replayed == 0
+    assert capsys.readouterr().err.count("draws at random on the host") == 1
 
 
 @pytest.fixture
@@ -132,7 +265,8 @@ def test_a_network_that_waits_for_the_device_is_trained_as_usual(
     dropping = Waiting(nn.Sequential(build(card).net, nn.Dropout(0.5)))
     trained(data, SGD, Classifier(dropping, card))
     assert not replays
-    assert len(torch.rand(5, device=GPU).unique()) == 5
+    drawn = torch.rand(2, 5, device=GPU)  # the generator was left in a state that draws
+    assert len(drawn.unique()) == 10
 
 
 @needs_gpu

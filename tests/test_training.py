@@ -12,14 +12,24 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from cgd import training
 from cgd.data import ImageData
 from cgd.errors import InputError
 from cgd.models import Classifier, ModelCard, build
-from cgd.training import Recipe, augment, move, one_cycle, pick_device, predict, seeded, train
+from cgd.training import (
+    Recipe,
+    augment,
+    move,
+    one_cycle,
+    pick_device,
+    place,
+    predict,
+    seeded,
+    train,
+)
 
 CPU = torch.device("cpu")
 DataMaker = Callable[..., ImageData]
@@ -40,6 +50,17 @@ def tiny(seed: int = 0, size: int = 16) -> Classifier:
 def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     ours, theirs = a.state_dict(), b.state_dict()
     return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_placing_again_moves_nothing() -> None:
+    """Recorded steps write to where weights were."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1))
+    model.gain = nn.Parameter(torch.ones(5, 1, 1, 1))
+    place(model, CPU)
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    before = [parameter.data_ptr() for parameter in model.parameters()]
+    place(model, CPU)
+    assert [parameter.data_ptr() for parameter in model.parameters()] == before
 
 
 def noise(n: int, size: int, seed: int = 0) -> Tensor:

@@ -124,9 +124,12 @@ def to_device(images: Tensor, device: torch.device) -> Tensor:
 
 
 def place(model: nn.Module, device: torch.device) -> None:
-    """Move a model to the device, convolution weights channels-last."""
+    """Move a model to the device, convolution weights channels-last; what is so already stays where
+    it is, since recorded steps write there."""
     model.to(device)
-    model.to(memory_format=torch.channels_last)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.contiguous(memory_format=torch.channels_last)
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
@@ -319,7 +322,7 @@ def train(
     schedule = None
     if recipe.schedule == "one_cycle":
         schedule = one_cycle(recipe.lr, recipe.epochs * steps)
-    recent = torch.zeros(WATCHED, device=device)
+    recent, watched = torch.zeros(WATCHED, device=device), 0
 
     draw = partial(draw_moves, size=images.shape[-1], crop=recipe.crop, flip=recipe.flip)
 
@@ -337,7 +340,7 @@ def train(
         return F.cross_entropy(logits, given)
 
     def draws() -> Iterator[tuple[Tensor, Tensor]]:
-        watched = 0
+        nonlocal watched
         for rows in shuffled_batches(len(labels), batch_size, generator):
             if watch and watched == WATCHED:
                 watch(float(recent.mean()))
@@ -345,8 +348,6 @@ def train(
             # What `change` draws comes first.
             yield rows, torch.empty(0) if change else draw(len(rows), generator=generator)
             watched += 1
-        if watch and watched:
-            watch(float(recent[-watched:].mean()))
 
     first, _ = restore_state(checkpoint, model, optimizer)
     recorder = None if change else recorder_for(images)
@@ -359,12 +360,16 @@ def train(
             raise InputError(
                 f"{label}: the loss became {mean_loss} in epoch {epoch + 1}; lower --lr"
             )
+        if watch and watched:
+            watch(float(recent[-watched:].mean()))
+            watched = 0
         if after_epoch:
             after_epoch(epoch + 1)
         if checkpoint:
             keep_state(checkpoint, model, optimizer, epoch + 1)
         if stopwatch:
             stopwatch.keep()
+    optimizer.zero_grad(set_to_none=True)  # recorded ones would keep the recording's memory
     return model.eval()
 
 

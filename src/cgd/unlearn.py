@@ -304,6 +304,7 @@ def unlearn(
             keep_state(checkpoint, model, optimizer, kept, accuracies=known, images=seen_so_far)
         if stopwatch:
             stopwatch.keep()
+    optimizer.zero_grad(set_to_none=True)
     model.load_state_dict(best)
     return Repair(model.eval(), accuracies, kept, objective.images_seen)
 

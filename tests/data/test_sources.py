@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 from hashlib import blake2b
 from pathlib import Path
 
@@ -172,7 +174,9 @@ def test_too_small_a_disk_is_said_beforehand(image_folder, monkeypatch) -> None:
         load(image_folder())
 
 
-def test_many_images_keep_their_order(image_folder, monkeypatch) -> None:
+@pytest.mark.parametrize("small", [0, loading.SMALL_BYTES], ids=["in threads", "in one"])
+def test_many_images_keep_their_order(image_folder, monkeypatch, small: int) -> None:
+    monkeypatch.setattr(loading, "SMALL_BYTES", small)
     root = image_folder(per_class=40)
     monkeypatch.setattr(loading, "BATCH_IMAGES", 3)
     data = load(root)
@@ -184,6 +188,7 @@ def test_only_so_many_bytes_wait_to_be_decoded(monkeypatch) -> None:
     monkeypatch.setattr(loading, "BATCH_BYTES", 10)
     monkeypatch.setattr(loading, "BYTES_IN_FLIGHT", 35)
     monkeypatch.setattr(loading, "THREADS", 8)
+    monkeypatch.setattr(loading, "SMALL_BYTES", 0)
     taken = []
 
     def items():
@@ -360,3 +365,34 @@ def test_real_photos(tmp_path) -> None:
     assert (len(data), data.size, data.skipped) == (30, 64, ())
     largest = data.originals([29], 10_000)[0]
     assert torch.equal(largest, pixels_of(tmp_path / data.paths[29]))
+
+
+THREADS = """
+import os, sys, threading
+from pathlib import Path
+from cgd.data import load, loading
+loading.SMALL_BYTES = loading.IN_MEMORY_BYTES = 0
+load(Path(sys.argv[1]))
+import torch
+found = [torch.get_num_threads()]
+later = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+later.start()
+later.join()
+print(*found)
+"""
+
+
+def test_decoding_leaves_torch_its_threads(image_folder) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    counted = "import torch; print(torch.get_num_threads())"
+    own, after = (
+        subprocess.run(
+            [sys.executable, "-c", *program],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        for program in ([counted], [THREADS, str(image_folder(per_class=40))])
+    )
+    assert after == own * 2

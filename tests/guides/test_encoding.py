@@ -215,6 +215,44 @@ def test_values_that_are_not_finite_are_refused(noise_data, tmp_path: Path) -> N
         encode(noise_data(), encoder, VectorCache(tmp_path, {}))
 
 
+def test_the_item_before_a_failing_one_is_not_lost() -> None:
+    def items():
+        yield 1
+        yield 2
+        raise ValueError("the third")
+
+    behind = encoding._one_behind(items())
+    assert [next(behind), next(behind)] == [1, 2]
+    with pytest.raises(ValueError, match="the third"):
+        next(behind)
+
+
+def test_one_behind_asks_for_the_next_item_first() -> None:
+    order = []
+    for item in encoding._one_behind(order.append(f"+{i}") or i for i in range(3)):
+        order.append(item)
+    assert order == ["+0", "+1", 0, "+2", 1, 2]
+
+
+def test_what_cannot_be_prepared_for_want_of_memory_is_encoded_in_parts(
+    noise_data, tmp_path: Path
+) -> None:
+    data, calls = noise_data(n=8), []
+    encoder = make_encoder(lambda images: images.mean(dim=(2, 3)), batch=8)
+    prepare = encoder.preprocessing
+
+    def scarce(images, device):
+        calls.append(len(images))
+        if len(images) > 4:
+            raise torch.OutOfMemoryError
+        return prepare(images, device)
+
+    encoder.preprocessing = scarce
+    encoder.preprocessing.side = prepare.side
+    assert torch.equal(encoder(encoder.prepare(list(data.images)))(), run(data, tmp_path)[0].half())
+    assert calls == [8, 8, 4, 4]
+
+
 def test_originals_are_read_in_order_and_at_the_right_size(noise_data, tmp_path: Path) -> None:
     data = noise_data(n=9)
     asked: list[int] = []

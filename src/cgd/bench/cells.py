@@ -189,7 +189,7 @@ def _scored(
 
 def _terms(lab: Lab, trial: Trial) -> Terms:
     scene, grid = trial.scene, lab.grid
-    return Terms(scene.seed, lab.device, grid.flip, grid.epochs, scene.model)
+    return Terms(scene.seed, lab.device, grid.flip, grid.epochs, scene.model, grid.lr)
 
 
 def _separation(trial: Trial, scan: pipeline.Scan) -> Cell:

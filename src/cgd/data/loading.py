@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -29,7 +30,7 @@ PEEK_NEIGHBOURS = 16
 BATCH_IMAGES = 64
 BATCH_BYTES = 2**18
 SMALL_BYTES = 4096
-"""Images below are decoded one after the other: most of the work is Python's."""
+"""Files below are decoded one after the other: most of the work is Python's."""
 BYTES_IN_FLIGHT = 256 * 2**20
 THREADS = min(os.cpu_count() or 1, 4)
 """More take longer: much of the work is Python's, of which one runs at a time."""
@@ -163,14 +164,24 @@ def _originals(listing: Listing, index: NDArray[np.int64]) -> Originals:
     return read
 
 
+@contextmanager
+def pool_of_threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads that each use one of torch's: else each would start as many as there are cores."""
+    own = torch.get_num_threads()  # from now on they do not change those of the caller
+    try:
+        with ThreadPoolExecutor(THREADS, initializer=partial(torch.set_num_threads, 1)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(own)  # those of threads to come
+
+
 def _in_threads(items: Iterable[Stored], work: Callable[[Stored], T]) -> Iterator[T]:
     """Yield `work(item)` in order, with a bounded number of items and of bytes in flight."""
 
     def work_on(batch: list[Stored]) -> list[T]:
         return [work(item) for item in batch]
 
-    # Else every thread would start as many of torch's as there are cores.
-    with ThreadPoolExecutor(THREADS, initializer=partial(torch.set_num_threads, 1)) as pool:
+    with pool_of_threads() as pool:
         pending: deque[tuple[Future[list[T]], int]] = deque()
         held = 0
         for batch in _batches(items):

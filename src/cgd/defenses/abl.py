@@ -62,7 +62,7 @@ class AntiBackdoorLearning(Detector):
                 logits = own(augmented(batch, generator, terms)).float()
             return F.cross_entropy(logits, labels[rows.to(terms.device)])
 
-        recipe = Recipe(epochs=terms.scaled(self.training_epochs))
+        recipe = Recipe(epochs=terms.scaled(self.training_epochs), lr=terms.lr)
         images += fit(own, data.images, rest, loss, recipe, terms, stage=2, label="abl: training")
         unlearning = Recipe(
             epochs=self.unlearning_epochs,

@@ -13,6 +13,7 @@ import torch
 from cgd.data.dataset import ImageData
 from cgd.errors import InputError
 from cgd.models import Classifier
+from cgd.training import Recipe
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Terms:
         epochs: length of a normal training on the data at hand. Defences that train from scratch
             scale their published schedules, where a normal training has 100 epochs, to it.
         arch: architecture that schemes train from scratch.
+        lr: peak learning rate of a normal training.
     """
 
     seed: int = 0
@@ -33,6 +35,7 @@ class Terms:
     flip: bool = True
     epochs: int = 100
     arch: str = "small_resnet"
+    lr: float = Recipe.lr
 
     def scaled(self, published: float) -> int:
         """Epochs here for so many of a published training of 100; at least one.

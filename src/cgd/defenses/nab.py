@@ -79,7 +79,7 @@ class NonAdversarialBackdoor(Scheme):
                 logits = own.net(marked).float()
             return F.cross_entropy(logits, labels[at])
 
-        rows, recipe = all_rows(data), Recipe(epochs=terms.epochs)
+        rows, recipe = all_rows(data), Recipe(epochs=terms.epochs, lr=terms.lr)
         images = fit(own, data.images, rows, loss, recipe, terms, stage=3, label="nab: training")
         card = replace(own.card, arch=f"stamped:{own.card.arch}")
         return Classifier(always, card).to(terms.device).eval(), images

@@ -47,7 +47,7 @@ def train_normally(data: ImageData, terms: Terms) -> tuple[Classifier, int]:
     Returns:
         The model, and the number of images that went through it with gradients.
     """
-    recipe = Recipe(epochs=terms.epochs, flip=terms.flip)
+    recipe = Recipe(epochs=terms.epochs, lr=terms.lr, flip=terms.flip)
     model = fresh_model(data, terms)
     train(model, data.images, data.labels, recipe, seed=terms.seed, device=terms.device)
     return model, recipe.epochs * len(data)

@@ -45,7 +45,9 @@ class Encoder:
         self.name = name
         self.forward = forward
         self.preprocessing = preprocessing
-        self.device = device
+        # Other threads have another current GPU.
+        of_here = device.type == "cuda" and device.index is None
+        self.device = torch.device("cuda", torch.cuda.current_device()) if of_here else device
         self.batch = batch
 
     def prepare(self, images: list[Tensor]) -> list[Tensor] | Tensor:
@@ -175,11 +177,20 @@ def _ahead(calls: Iterable[Callable[[], T]]) -> Iterator[T]:
             yield pending.result()
 
 
-def _one_behind(items: Iterable[T]) -> Iterator[T]:
-    """Yield every item when the next one is there too: a GPU has work while one waits for it."""
+def _one_behind(items: Iterator[T]) -> Iterator[T]:
+    """Yield every item when the next one is there too: a GPU has work while one waits for it.
+
+    When the next one fails, the one before it comes first.
+    """
     waiting: list[T] = []
-    for item in items:
-        waiting.append(item)
+    while True:
+        try:
+            waiting.append(next(items))
+        except StopIteration:
+            break
+        except BaseException:
+            yield from waiting
+            raise
         if len(waiting) > 1:
             yield waiting.pop(0)
     yield from waiting

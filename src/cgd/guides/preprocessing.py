@@ -5,7 +5,6 @@ models were trained with; values differ from PIL's by rounding only.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cgd.data.loading import THREADS
+from cgd.data.loading import pool_of_threads
 from cgd.training import send
 
 MAX_ASPECT = 4
@@ -72,8 +71,8 @@ class Preprocessing:
         """Resize images in one go: uint8 [n, 3, *size]; those of many shapes on the CPU."""
         if len({image.shape for image in images}) == 1:
             return self._fit(send(torch.stack(list(images)), device))
-        with ThreadPoolExecutor(THREADS) as threads:
-            fitted = list(threads.map(lambda image: self._fit(image[None])[0], images))
+        with pool_of_threads() as pool:
+            fitted = list(pool.map(lambda image: self._fit(image[None])[0], images))
         return send(torch.stack(fitted), device)
 
     def _fit(self, images: Tensor) -> Tensor:
