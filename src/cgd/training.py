@@ -7,7 +7,6 @@ up there too, so that nothing waits for the host inside an epoch, unless trainin
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -317,52 +316,24 @@ def train(
     place(model, device)
     images, labels = to_device(images, device), labels.to(device)
     optimizer = make_optimizer(model, recipe)
-    batch_size = recipe.batch_for(len(labels))
-    steps = -(-len(labels) // batch_size)
+    steps = -(-len(labels) // recipe.batch_for(len(labels)))
     schedule = None
     if recipe.schedule == "one_cycle":
         schedule = one_cycle(recipe.lr, recipe.epochs * steps)
-    recent, watched = torch.zeros(WATCHED, device=device), 0
-
-    draw = partial(draw_moves, size=images.shape[-1], crop=recipe.crop, flip=recipe.flip)
-
-    def loss_of(drawn: tuple[Tensor, Tensor]) -> Tensor:
-        rows, moves = drawn
-        batch = take(images, rows, device)
-        if change:
-            batch, moves = change(batch, rows, generator), draw(len(rows), generator=generator)
-        with autocast(device):
-            logits = processes.forward(model, move(batch, moves))
-        given = labels[send(rows, device)]
-        if watch:
-            right = (logits.argmax(1) == given).float().mean()
-            recent.copy_(torch.cat([recent[1:], right[None]]))
-        return F.cross_entropy(logits, given)
-
-    def draws() -> Iterator[tuple[Tensor, Tensor]]:
-        nonlocal watched
-        for rows in shuffled_batches(len(labels), batch_size, generator):
-            if watch and watched == WATCHED:
-                watch(float(recent.mean()))
-                watched = 0
-            # What `change` draws comes first.
-            yield rows, torch.empty(0) if change else draw(len(rows), generator=generator)
-            watched += 1
-
-    first, _ = restore_state(checkpoint, model, optimizer)
+    lesson = _Lesson(model, images, labels, recipe, device, change, watch)
     recorder = None if change else recorder_for(images)
+    first, _ = restore_state(checkpoint, model, optimizer)
     for epoch in track(range(first, recipe.epochs), label):
         model.train()
         generator = seeded(seed, epoch)
         with seeded_layers(generator.initial_seed(), device):
-            mean_loss = run_steps(draws(), loss_of, optimizer, schedule, epoch * steps, recorder)
+            draws = lesson.draws(generator)
+            mean_loss = run_steps(draws, lesson, optimizer, schedule, epoch * steps, recorder)
         if not mean_loss < float("inf"):
             raise InputError(
                 f"{label}: the loss became {mean_loss} in epoch {epoch + 1}; lower --lr"
             )
-        if watch and watched:
-            watch(float(recent[-watched:].mean()))
-            watched = 0
+        lesson.tell()
         if after_epoch:
             after_epoch(epoch + 1)
         if checkpoint:
@@ -371,6 +342,60 @@ def train(
             stopwatch.keep()
     optimizer.zero_grad(set_to_none=True)  # recorded ones would keep the recording's memory
     return model.eval()
+
+
+class _Lesson:
+    """Cross-entropy on labelled images: draws the steps of an epoch, and is the loss of each."""
+
+    def __init__(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        recipe: Recipe,
+        device: torch.device,
+        change: Change | None,
+        watch: Callable[[float], None] | None,
+    ) -> None:
+        self.model, self.images, self.labels = model, images, labels
+        self.recipe, self.device, self.change, self.watch = recipe, device, change, watch
+        self.generator = Generator()
+        self.right = torch.zeros(WATCHED, device=device)
+        self.watched = 0
+
+    def draws(self, generator: Generator) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (rows, moves), a pair a step of an epoch."""
+        self.generator = generator
+        n = len(self.labels)
+        for rows in shuffled_batches(n, self.recipe.batch_for(n), generator):
+            if self.watched == WATCHED:
+                self.tell()
+            # What `change` draws comes first.
+            yield rows, torch.empty(0) if self.change else self._moves(len(rows))
+            self.watched += 1
+
+    def _moves(self, n: int) -> Tensor:
+        crop, flip = self.recipe.crop, self.recipe.flip
+        return draw_moves(n, self.images.shape[-1], self.generator, crop=crop, flip=flip)
+
+    def __call__(self, drawn: tuple[Tensor, Tensor]) -> Tensor:
+        rows, moves = drawn
+        batch = take(self.images, rows, self.device)
+        if self.change:
+            batch, moves = self.change(batch, rows, self.generator), self._moves(len(rows))
+        with autocast(self.device):
+            logits = processes.forward(self.model, move(batch, moves))
+        given = self.labels[send(rows, self.device)]
+        if self.watch:
+            right = (logits.argmax(1) == given).float().mean()
+            self.right.copy_(torch.cat([self.right[1:], right[None]]))
+        return F.cross_entropy(logits, given)
+
+    def tell(self) -> None:
+        """Tell what watches of the steps since the last time."""
+        if self.watch and self.watched:
+            self.watch(float(self.right[-self.watched :].mean()))
+        self.watched = 0
 
 
 def keep_state(
