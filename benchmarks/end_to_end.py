@@ -29,18 +29,20 @@ from benchmarks.line import (
     SUSPECT,
     VICTIM,
     Sizes,
+    Told,
     plain_line,
     random_guide,
     seconds,
     totals,
 )
+from benchmarks.loop import fresh
 from cgd import attacks
 from cgd.data import ImageData, load
 from cgd.data.writing import write_parquet
 from cgd.evaluation import Evaluation, evaluate
 from cgd.files import write_json, write_text
 from cgd.guides import Guide
-from cgd.models import Classifier, ModelCard, build, save_model
+from cgd.models import Classifier, save_model
 from cgd.pipeline import repair, scan
 from cgd.presets import PRESETS
 from cgd.training import Recipe, pick_device, predict, train
@@ -48,8 +50,8 @@ from cgd.training import Recipe, pick_device, predict, train
 RATE, TARGET = 0.05, 0
 SIZES = Sizes(guide=512)
 KINDS = {
-    "convolutions, matrix products": ("gemm", "conv", "cutlass", "cudnn", "xmma", "nvjet", "fmha"),
     "batch and layer normalisation": ("bn_", "batch_norm", "batchnorm", "layer_norm"),
+    "convolutions, matrix products": ("gemm", "conv", "cutlass", "cudnn", "xmma", "nvjet", "fmha"),
     "optimiser": ("multi_tensor", "fused_adam", "fused_sgd"),
     "gathering, copies": ("memcpy", "memset", "copy", "index", "gather", "cat"),
     "reductions": ("reduce", "softmax", "pool"),
@@ -116,15 +118,10 @@ def make_scene(
     poisoned, _ = attacks.poison(data, attack, rate=RATE, target=TARGET, device=device)
     write_parquet(poisoned, folder / "poisoned.parquet")
     known, unseen = test.subset(np.arange(0, len(test), 2)), test.subset(np.arange(1, len(test), 2))
-    sighted, victim = fresh(SUSPECT, data), fresh(VICTIM, data)
+    sighted, victim = (fresh(arch, data, device) for arch in (SUSPECT, VICTIM))
     train(sighted, known.images, known.labels, Recipe(epochs=20), device=device)
     train(victim, poisoned.images, poisoned.labels, Recipe(epochs=epochs), device=device)
     return Scene(folder / "poisoned.parquet", victim, sighted, unseen, attack)
-
-
-def fresh(arch: str, data: ImageData) -> Classifier:
-    """Build an untrained network for the data."""
-    return build(ModelCard(arch, data.classes, data.size))
 
 
 def defended(scene: Scene, preset: str, device: torch.device) -> Line:
@@ -185,7 +182,7 @@ def operations(data: ImageData) -> dict[str, float]:
         clip.encode_image(torch.zeros(8, 3, *clip.visual.image_size))
     found = {"guide": counter.get_total_flops() / 8}
     for stage, arch in (("suspect", SUSPECT), ("unlearning", VICTIM)):
-        model = fresh(arch, data)
+        model = fresh(arch, data, torch.device("cpu"))
         with FlopCounterMode(display=False) as counter:
             logits = model(data.images[:8])
             F.cross_entropy(logits, data.labels[:8]).backward()  # type: ignore[no-untyped-call]
@@ -208,27 +205,25 @@ def kernels(run: Callable[[], object], device: torch.device) -> dict[str, float]
 
 
 def profiled(scene: Scene, device: torch.device, images: int = 20_000) -> dict[str, Any]:
-    """Where the GPU's time goes in each stage, on some of the images."""
+    """Where the GPU's time goes on some of the images: in the guide's pass, in a plain training of
+    the suspect's network, and in the unlearning."""
     data = load(scene.file).subset(np.arange(images))
     few = replace(PRESETS["default"].unlearning, rounds=2, steps=100)
-    found = scan(data, CostOfClip(_Silent(), scene.sighted, device), device=device)
+    found = scan(data, Told(predict(scene.sighted, data.images, device=device)), device=device)
     with tempfile.TemporaryDirectory() as name:
         clip = random_guide(Path(name), device)
         runs: dict[str, Callable[[], object]] = {
             "guide": lambda: clip.logits(data),
             "suspect": lambda: train(
-                fresh(SUSPECT, data), data.images, data.labels, Recipe(epochs=3), device=device
+                fresh(SUSPECT, data, device),
+                data.images,
+                data.labels,
+                Recipe(epochs=3),
+                device=device,
             ),
             "unlearning": lambda: repair(scene.victim, data, found, recipe=few, device=device),
         }
         return {stage: kernels(run, device) for stage, run in runs.items()}
-
-
-class _Silent:
-    name = "silent"
-
-    def logits(self, data: ImageData) -> Tensor:
-        return torch.empty(0)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -256,7 +251,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         folder = Path(name)
         made = make_scene(asked.train, asked.test, asked.epochs, folder, device)
         before = evaluate(made.victim, made.test, made.attack, TARGET, device=device)
-        # The first turn counts: it differs little after the trainings above.
         turns = [defended(made, "default", device) for _ in range(asked.repetitions)]
         sample = load(made.file).subset(np.arange(min(5000, len(made.test))))
         guide = random_guide(folder, device)

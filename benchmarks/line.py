@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.clock import Times, Work, clock, in_turns
+from benchmarks.loop import fresh
 from benchmarks.plain import (
     BATCH,
     PLAIN,
@@ -34,7 +35,6 @@ from cgd.files import write_tensors
 from cgd.guides import open_guide
 from cgd.guides.names import default_templates, readable
 from cgd.guides.open_clip import OpenClipGuide
-from cgd.models import Classifier, ModelCard, build
 from cgd.pipeline import scan
 from cgd.presets import PRESETS
 from cgd.split import Split
@@ -173,10 +173,6 @@ def random_guide(folder: Path, device: torch.device) -> OpenClipGuide:
     return guide
 
 
-def _model(arch: str, data: ImageData) -> Classifier:
-    return build(ModelCard(arch, data.classes, data.size))
-
-
 def _logits(data: ImageData, n: int) -> tuple[Tensor, Tensor]:
     """Random logits and labels of `n` samples."""
     generator = torch.Generator().manual_seed(0)
@@ -190,7 +186,7 @@ def _logits(data: ImageData, n: int) -> tuple[Tensor, Tensor]:
 def _plain(
     data: ImageData, guide: OpenClipGuide, sizes: Sizes, folder: Path, device: torch.device
 ) -> Runs:
-    net = _model(VICTIM, data).net.to(device)
+    net = fresh(VICTIM, data, device).net
     adam = torch.optim.Adam(net.parameters(), lr=3e-4, weight_decay=5e-4)
     sgd = torch.optim.SGD(net.parameters(), lr=0.01, weight_decay=5e-4)
     as_stored = endless(Encoded(data, PLAIN), sizes.batch, workers=0)
@@ -211,7 +207,7 @@ def _plain(
 
 
 def _ours(data: ImageData, guide: OpenClipGuide, sizes: Sizes, device: torch.device) -> Runs:
-    suspect, victim = _model(SUSPECT, data), _model(VICTIM, data)
+    suspect, victim = (fresh(arch, data, device) for arch in (SUSPECT, VICTIM))
     rows = np.arange(max(sizes.suspect, sizes.batch)) % len(data)
     many = data.subset(rows)
     training = replace(DEFAULT.suspect.training, epochs=1, min_steps=0)
@@ -289,7 +285,7 @@ def totals(parts: list[tuple[Part, Times]], contender: str) -> list[float]:
 
 
 @dataclass
-class _Told:
+class Told:
     """A guide that has spoken."""
 
     said: Tensor
@@ -312,9 +308,9 @@ def check(
         ticks = [clock(device)]
         logits = guide.logits(data)
         ticks.append(clock(device))
-    found = scan(data, _Told(logits), arch=SUSPECT, device=device)
+    found = scan(data, Told(logits), arch=SUSPECT, device=device)
     ticks.append(clock(device))
-    victim = _model(VICTIM, data)
+    victim = fresh(VICTIM, data, device)
     recipe = DEFAULT.unlearning
     repair = unlearn(victim, data, found.split, found.guide_logits, recipe, device=device)
     ticks.append(clock(device))

@@ -13,7 +13,7 @@ from cgd.evaluation import Evaluation
 from cgd.pipeline import Scan
 from cgd.progress import say
 from cgd.text import plain
-from cgd.verdict import LEAST_PART, SUSPICIOUS, concentration, sentence
+from cgd.verdict import SUSPICIOUS_PART, concentration, sentence
 
 MOST_NAMED = 5
 TITLES = {"ca": "clean accuracy", "asr": "attack success rate", "ra": "robust accuracy"}
@@ -91,7 +91,7 @@ def print_verdict(data: ImageData, found: Scan) -> None:
     if verdict.finding != "suspicious":
         return
     part, foremost = concentration(found.map)
-    if part >= SUSPICIOUS * LEAST_PART:
+    if part >= SUSPICIOUS_PART:
         name = plain(data.classes[foremost], 60)
         print(f"{part:.0%} of the most suspicious are {name!r}, as if classes were equally large.")
 

@@ -44,6 +44,7 @@ out."""
 
 SUSPICIOUS = 0.8
 """From this share of what makes a class stand out, it is worth a look."""
+SUSPICIOUS_PART = SUSPICIOUS * LEAST_PART
 
 ERRORS = 4.0
 """And it is above zero by so many standard errors, in all samples."""
@@ -300,7 +301,7 @@ def _beginning(looks: Sequence[EntropyMap], target: int) -> list[Sign]:
     signs = []
     for number, look in enumerate(looks):
         part, foremost = concentration(look)
-        if foremost == target and part >= SUSPICIOUS * LEAST_PART:
+        if foremost == target and part >= SUSPICIOUS_PART:
             signs.append(_sign(looks, target, number))
     return signs
 
@@ -353,7 +354,7 @@ def _no_sign(last: EntropyMap, excess: Floats, classes: int) -> Finding:
     ):
         return "unknown"
     part, target = concentration(last)
-    early = part >= SUSPICIOUS * LEAST_PART and _chance(last, target) < CHANCE
+    early = part >= SUSPICIOUS_PART and _chance(last, target) < CHANCE
     return "suspicious" if early or excess.max() >= SUSPICIOUS * LEAST_EXCESS else "none"
 
 
