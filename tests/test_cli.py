@@ -237,6 +237,20 @@ def test_a_model_is_left_as_it_is_where_data_are_not_found_poisoned_unless_force
         assert "(force" in answer.err
 
 
+def test_the_settings_of_the_unlearning_can_be_changed(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    arguments = defend_arguments(world, tmp_path / "out", "--force", "--set", "lr=0.01")
+    assert cgd(*arguments, "--set", "rounds=1").code == 0
+    assert len(result(tmp_path / "out")["unlearning"]["held_out_accuracy"]) == 2
+    answer = cgd(*arguments, "--set", "rounds=2")
+    assert answer.code == 2
+    assert "parameters" in answer.err
+    answer = cgd(*defend_arguments(world, tmp_path / "none", "--set", "rounds=0"))
+    refuse(answer, tmp_path / "none")
+    assert "rounds must be above zero" in answer.err
+
+
 @pytest.mark.parametrize("named", ["scan", "clean"])
 def test_another_scan_or_clean_data_in_the_same_place_is_another_run(
     cgd: Run, world: dict[str, Path], tmp_path: Path, named: str
@@ -383,7 +397,9 @@ def test_another_defense_without_a_scan(
         (("--defense", "ft", "--clean", "cgd", "--set", "magic=1"), "no setting 'magic'"),
         (("--defense", "ft", "--clean", "true:50%", "--scan", "run"), "--scan is for"),
         (("--defense", "ft", "--clean", "true:50%", "--force"), "--force"),
-        (("--defense", "cgd"), "--set are for another"),
+        (("--defense", "cgd", "--clean", "cgd"), "--clean has no effect without"),
+        (("--defense", "cgd", "--lr", "0.1"), "--lr has no effect without"),
+        (("--defense", "cgd"), "no setting 'batch'"),
     ],
 )
 def test_another_defense_that_cannot_be_is_refused(

@@ -49,6 +49,19 @@ RETARGET_TOY = replace(
 BRIEF = replace(RETARGET_TOY, rounds=2, steps=3, schedule="constant", transplanted=0)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[(name, 0) for name in ("rounds", "steps", "clean_batch", "triggered_batch")],
+        *[(name, 0.0) for name in ("passes", "lr", "t")],
+        ("momentum", 1.0),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"unlearning: {name} must be"):
+        replace(RETARGET, **{name: value})
+
+
 def softmax(row: NDArray[np.float64]) -> NDArray[np.float64]:
     powers = np.exp(row - row.max())
     return powers / powers.sum()

@@ -424,12 +424,20 @@ def defend(
     ] = None,
     parameter: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Parameter of --defense as KEY=VALUE; can be repeated."),
+        typer.Option(
+            "--set",
+            help="Parameter of --defense as KEY=VALUE, for cgd one of its unlearning, such as "
+            "lr=0.01; can be repeated.",
+        ),
     ] = None,
     epochs: Annotated[
         int,
         typer.Option(min=1, help="With --defense: passes over the data of a normal training."),
     ] = 12,
+    lr: Annotated[
+        float,
+        typer.Option(min=1e-6, help="With --defense: peak learning rate of a normal training."),
+    ] = 0.1,
     flip: Flip = True,
     force: Annotated[
         bool, typer.Option("--force", help="Repair even where the data shows no sign of an attack.")
@@ -460,7 +468,14 @@ def defend(
     cgd defend photos/ --model victim --defense anp --clean cgd --out pruned
     """
     from cgd import commands
-    from cgd.inputs import DefenseOptions, ModelOptions, ScanOptions, Source, TrialOptions
+    from cgd.inputs import (
+        DefenseOptions,
+        ModelOptions,
+        RepairOptions,
+        ScanOptions,
+        Source,
+        TrialOptions,
+    )
     from cgd.processes import launched, own_folder
 
     if model.is_dir():
@@ -473,16 +488,15 @@ def defend(
     trial = TrialOptions(test, attack)
     own = ModelOptions(model, arch, mean, std)
     if defense == OWN:
-        if clean or parameter:
-            raise InputError("--clean and --set are for another --defense than cgd")
-        _refuse_given(context, ("epochs",), "without another --defense than cgd")
-        commands.defend(source, own_folder(out), options, own, scan, flip, force, trial)
+        _refuse_given(context, ("clean", "epochs", "lr"), "without another --defense than cgd")
+        repair = RepairOptions(tuple(parameter or ()), flip, force)
+        commands.defend(source, own_folder(out), options, own, scan, repair, trial)
         return
     if launched():
         raise InputError("another --defense runs in one process; start it by itself")
     if force:
         raise InputError("--force is for CGD's own defence")
-    chosen = DefenseOptions(defense, clean, tuple(parameter or ()), epochs)
+    chosen = DefenseOptions(defense, clean, tuple(parameter or ()), epochs, lr)
     if not chosen.scans:
         _refuse_given(context, SCANNING, "without a scan, as for --clean cgd")
     commands.defend_with(source, out, chosen, options, own, scan, flip, trial)

@@ -26,13 +26,13 @@ from cgd.inputs import (
     DefenseOptions,
     ImportOptions,
     ModelOptions,
+    RepairOptions,
     ScanOptions,
     Source,
     Trial,
     TrialOptions,
 )
 from cgd.models import Classifier, ModelCard, build, load_model, save_model
-from cgd.presets import get_preset
 from cgd.progress import say
 from cgd.report import write_report
 from cgd.report.reading import read_config
@@ -194,15 +194,15 @@ def defend(
     options: ScanOptions,
     model: ModelOptions,
     scan_run: Path | None,
-    flip: bool,
-    force: bool,
+    chosen: RepairOptions,
     trial: TrialOptions,
 ) -> None:
     """`cgd defend`: scan, unlearn, measure."""
     options, data, victim, opened = _opened(source, options, model, scan_run, trial)
     device = source.device
     settings = {**source.settings(data), **options.settings(), **model.settings()}
-    settings |= {"flip": flip, "force": force, **_reused(scan_run)}
+    recipe = chosen.recipe(options.preset)
+    settings |= {**chosen.settings(), **_reused(scan_run)}
     with runs.run_folder(out, "defend", settings):
         found = _found(source, out, options, data, victim, scan_run)
     runs.write_scan(out, data, found)
@@ -212,8 +212,8 @@ def defend(
         data,
         found,
         preset=options.preset,
-        recipe=replace(get_preset(options.preset).unlearning, flip=flip),
-        force=force,
+        recipe=recipe,
+        force=chosen.force,
         seed=source.seed,
         device=device,
         checkpoint=out / "unlearning.partial",
@@ -261,7 +261,7 @@ def defend_with(
     settings["flip"] = flip
     if chosen.scans:
         settings |= {**options.settings(), **_reused(scan_run)}
-    terms = Terms(source.seed, device, flip, chosen.epochs, victim.card.arch)
+    terms = Terms(source.seed, device, flip, chosen.epochs, victim.card.arch, chosen.lr)
     found = None
     with runs.run_folder(out, "defend", settings):
         if chosen.scans:

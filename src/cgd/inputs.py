@@ -31,6 +31,7 @@ from cgd.suspect import SUSPECTS, SuspectRecipe
 from cgd.terminal import print_skipped
 from cgd.text import plain
 from cgd.training import pick_device
+from cgd.unlearn import Unlearning
 
 OWN = "checkpoint"
 
@@ -261,6 +262,37 @@ class ScanOptions:
 
 
 @dataclass(frozen=True)
+class RepairOptions:
+    """Options about CGD's own repair.
+
+    Attributes:
+        parameters: KEY=VALUE pairs, settings of the preset's unlearning.
+        flip: mirror images at random.
+        force: repair even where the data shows no sign of an attack.
+    """
+
+    parameters: tuple[str, ...]
+    flip: bool
+    force: bool
+
+    def recipe(self, preset: str) -> Unlearning:
+        """Return the unlearning of a preset, with what the user changed.
+
+        Raises:
+            InputError: no such preset or setting.
+        """
+        made = replace(get_preset(preset).unlearning, flip=self.flip)
+        for pair in self.parameters:
+            key, _, text = pair.partition("=")
+            made = changed(made, key, text, f"--set {pair}")
+        return made
+
+    def settings(self) -> dict[str, Any]:
+        """Return the options as they are written to `config.json`."""
+        return {**asdict(self), "parameters": list(self.parameters)}
+
+
+@dataclass(frozen=True)
 class DefenseOptions:
     """Options about another defence than CGD's.
 
@@ -269,12 +301,14 @@ class DefenseOptions:
         clean: where a repair gets clean images: `cgd`, `cgd:5%`, `true:5%` or data.
         parameters: KEY=VALUE pairs.
         epochs: passes of a normal training.
+        lr: its peak learning rate.
     """
 
     name: str
     clean: str | None
     parameters: tuple[str, ...]
     epochs: int
+    lr: float
 
     def make(self) -> defenses.Defense:
         """Make the defence.
@@ -305,7 +339,8 @@ class DefenseOptions:
         """Return the options as they are written to `config.json`."""
         parameters = made.parameters()
         more = {"clean": self.clean, "clean_fingerprint": named.fingerprint if named else None}
-        return {"defense": self.name, "parameters": parameters, **more, "epochs": self.epochs}
+        training = {"epochs": self.epochs, "lr": self.lr}
+        return {"defense": self.name, "parameters": parameters, **more, **training}
 
     def named_clean(self, source: Source, size: int) -> ImageData | None:
         """Load the clean data that the user names; None where it is a part of DATA, or none.

@@ -1,6 +1,8 @@
 """What commands print at their end."""
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,10 +15,15 @@ from cgd.evaluation import Evaluation
 from cgd.pipeline import Scan
 from cgd.progress import say
 from cgd.text import plain
+from cgd.unlearn import RETARGET
 from cgd.verdict import SUSPICIOUS_PART, concentration, sentence
 
 MOST_NAMED = 5
 TITLES = {"ca": "clean accuracy", "asr": "attack success rate", "ra": "robust accuracy"}
+
+
+def _pairs(parameters: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value!r}" for key, value in parameters.items())
 
 
 def print_attacks() -> None:
@@ -25,8 +32,7 @@ def print_attacks() -> None:
     for title in ("name", "family", "source", "needs", "parameters"):
         table.add_column(title, no_wrap=title in ("name", "family"), overflow="fold")
     for name, kind in sorted(attacks.ATTACKS.items()):
-        defaults = attacks.make_attack(name).parameters()
-        parameters = ", ".join(f"{key}={value!r}" for key, value in defaults.items())
+        parameters = _pairs(attacks.make_attack(name).parameters())
         table.add_row(name, kind.family, kind.source, kind.needs, parameters)
     Console().print(table)
     print("`cgd attack import` takes data that others have poisoned; see cgd attack --help")
@@ -37,10 +43,10 @@ def print_defenses() -> None:
     table = Table(show_lines=True)
     for title in ("name", "kind", "source", "needs", "parameters"):
         table.add_column(title, no_wrap=title in ("name", "kind"), overflow="fold")
-    table.add_row("cgd", "repair", "arXiv 2507.05113", "a backdoored model, the poisoned data", "")
+    needs = "a backdoored model, the poisoned data"
+    table.add_row("cgd", "repair", "arXiv 2507.05113", needs, _pairs(asdict(RETARGET)))
     for name, kind in sorted(DEFENSES.items()):
-        parameters = ", ".join(f"{key}={value!r}" for key, value in kind().parameters().items())
-        table.add_row(name, kind.kind, kind.source, kind.needs, parameters)
+        table.add_row(name, kind.kind, kind.source, kind.needs, _pairs(kind().parameters()))
     Console().print(table)
 
 

@@ -164,6 +164,14 @@ class Unlearning:
     tolerance: float = 1.0
     flip: bool = True
 
+    def __post_init__(self) -> None:
+        counts = ("rounds", "steps", "clean_batch", "triggered_batch")
+        for name in (*counts, "passes", "lr", "t"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"unlearning: {name} must be above zero")
+        if self.momentum >= 1:
+            raise InputError("unlearning: momentum must be below 1")
+
 
 RELEASED = Unlearning(
     loss="released",
@@ -275,7 +283,10 @@ def unlearn(
     def held_out_accuracy() -> float:
         logits = predict(model, data.images[torch.from_numpy(held_out)], device=device)
         if not bool(logits.isfinite().all()):
-            raise InputError("unlearning: the outputs are not finite; lower the learning rate")
+            raise InputError(
+                f"unlearning: the outputs are not finite; lower the learning rate ({recipe.lr:g}), "
+                "as with --set lr=0.01"
+            )
         return accuracy(logits.argmax(1).numpy(), labels[held_out])
 
     kept, more = restore_state(checkpoint, model, optimizer, "round")

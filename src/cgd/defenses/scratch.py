@@ -155,7 +155,8 @@ def check_loss(mean: float, label: str) -> None:
         InputError: the mean loss is not finite.
     """
     if not math.isfinite(mean):
-        raise InputError(f"{label}: the training diverged (loss {mean}); try another seed")
+        remedy = "lower --lr, or try another seed"
+        raise InputError(f"{label}: the training diverged (loss {mean}); {remedy}")
 
 
 def all_rows(data: ImageData) -> Tensor:
