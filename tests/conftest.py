@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 # Sums are rounded in another order with other numbers of threads, and tiny nets are quickest with
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cgd import training, unlearn
 from cgd.data import ImageData, from_arrays
 
 torch.set_num_threads(1)
@@ -67,3 +69,10 @@ def toy_data() -> DataMaker:
         return from_arrays(torch.from_numpy(images), torch.from_numpy(labels), classes)
 
     return make
+
+
+@pytest.fixture
+def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For comparisons that bfloat16, used where the CPU has it, would blur."""
+    for module in (training, unlearn):
+        monkeypatch.setattr(module, "autocast", lambda device: nullcontext())

@@ -131,13 +131,6 @@ def in_two(*program: object) -> str:
     return "".join(out for out, _ in said)
 
 
-@pytest.fixture
-def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For comparisons that bfloat16 would blur."""
-    monkeypatch.setattr(training, "autocast", lambda device: nullcontext())
-    monkeypatch.setattr(unlearn, "autocast", lambda device: nullcontext())
-
-
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left: what each `computed`, and what `cgd train` wrote."""

@@ -1,7 +1,6 @@
 """Augmentation, schedule, the training loop and prediction."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,12 +34,6 @@ CPU = torch.device("cpu")
 DataMaker = Callable[..., ImageData]
 QUICK = Recipe(epochs=4, batch=32, min_steps=0, lr=0.05)
 ADAM = replace(QUICK, optimizer="adam", lr=3e-3, schedule="constant")
-
-
-@pytest.fixture
-def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For comparisons that bfloat16, used where the CPU has it, would blur."""
-    monkeypatch.setattr(training, "autocast", lambda device: nullcontext())
 
 
 def tiny(seed: int = 0, size: int = 16) -> Classifier:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from cgd.errors import InputError
@@ -75,7 +76,7 @@ class Plot:
             if known and cell["defense"] != "none" and self._of_dataset(cell):
                 found.setdefault(cell["defense"], []).append((cell[self.x], cell[y]))
         return {
-            name: (sum(x for x, _ in at) / len(at), sum(y for _, y in at) / len(at))
+            name: (fmean(x for x, _ in at), fmean(y for _, y in at))
             for name, at in sorted(found.items())
         }
 
@@ -88,7 +89,7 @@ class Plot:
                 at = places.setdefault(cell["attack"], {})
                 at.setdefault(round(scale * cell[self.x], 6), []).append(cell[y])
         return {
-            attack: [(x, sum(values) / len(values)) for x, values in sorted(at.items())]
+            attack: [(x, fmean(values)) for x, values in sorted(at.items())]
             for attack, at in sorted(places.items())
             if len(at) >= self.least
         }
@@ -106,7 +107,7 @@ class Plot:
             if self.x == "asr" and cell.get("asr_floor") is not None:
                 row.setdefault("floor", []).append(cell["asr_floor"])
         means = {
-            name: {kind: sum(values) / len(values) for kind, values in row.items()}
+            name: {kind: fmean(values) for kind, values in row.items()}
             for name, row in found.items()
             if {"none", self.defense} <= set(row)
         }
@@ -124,7 +125,7 @@ class Plot:
                 row = found.setdefault(cell["defense"], {})
                 row.setdefault(cell["attack"], []).append(cell[self.x])
         return {
-            defense: {attack: sum(values) / len(values) for attack, values in row.items()}
+            defense: {attack: fmean(values) for attack, values in row.items()}
             for defense, row in found.items()
         }
 
