@@ -403,6 +403,24 @@ def test_guides_share_the_suspect(
     assert first["seconds_suspect"] == fourth["seconds_suspect"] > 0
 
 
+def test_suspects_can_have_another_architecture_than_the_victim(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+    logits = pipeline.suspect_logits
+
+    def spy(*rest: Any, **options: Any) -> torch.Tensor:
+        trained.append(options["arch"])
+        return logits(*rest, **options)
+
+    monkeypatch.setattr(pipeline, "suspect_logits", spy)
+    plain = replace(GRID, attacks=())
+    run(world, plain, tmp_path)
+    other = replace(plain, defenses=("default unlearning.a=0",), suspect_model="small_resnet")
+    run(world, other, tmp_path)
+    assert trained == ["tiny_resnet", "small_resnet"]
+
+
 def test_the_victim_can_be_the_suspect_and_settings_can_be_changed(
     world: Path, tmp_path: Path
 ) -> None:

@@ -112,9 +112,10 @@ def scanned(
     scene = trial.scene
     guide, _ = lab.guide(wanted.guide)
     suspect = "victim" if defense.own_suspect else defense.preset.suspect
+    arch = [lab.grid.suspect_model] if lab.grid.suspect_model else []
     first = [str(defense.preset.ask_first)] if defense.preset.ask_first else []
-    folder = lab.work / slug(lab.grid.dataset, scene.key, wanted.guide, suspect, *first)
-    shared = lab.work / slug(lab.grid.dataset, scene.key, suspect) / JUDGED
+    folder = lab.work / slug(lab.grid.dataset, scene.key, wanted.guide, suspect, *arch, *first)
+    shared = lab.work / slug(lab.grid.dataset, scene.key, suspect, *arch) / JUDGED
     if shared.is_file() and not (folder / JUDGED).is_file():  # whatever the guide, it is the same
         copy_file(shared, folder / JUDGED)
     scan = pipeline.scan(
@@ -122,7 +123,7 @@ def scanned(
         guide,
         preset=defense.preset,
         suspect=victim if defense.own_suspect else None,
-        arch=scene.model,
+        arch=lab.grid.suspect_model or scene.model,
         seed=scene.seed,
         device=lab.device,
         folder=folder,

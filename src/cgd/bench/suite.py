@@ -18,7 +18,7 @@ STAND_IN = "stand-in"
 
 SHARED = (
     "train", "test", "size", "defended", "trusted", "epochs", "lr", "flip", "target",
-    "guide_epochs", "guide_model",
+    "guide_epochs", "guide_model", "suspect_model",
 )  # fmt: skip
 """Settings that all grids of a data set have in common."""
 
@@ -51,8 +51,9 @@ class Grid:
         guide_epochs: passes of a stand-in guide over them.
         guides: `stand-in` or any guide of `cgd.guides`, or several with ` + ` between them;
             `{data}` in it is the data folder.
-        models: architectures of victims and suspects.
+        models: architectures of victims.
         guide_model: architecture of stand-in guides.
+        suspect_model: architecture of suspects; empty for that of the victim.
         labels: `given`, or FILE:COLUMN of other labels for the same training rows.
     """
 
@@ -74,6 +75,7 @@ class Grid:
     guides: tuple[str, ...] = (STAND_IN,)
     models: tuple[str, ...] = ("small_resnet",)
     guide_model: str = "small_resnet"
+    suspect_model: str = ""
     labels: tuple[str, ...] = (GIVEN,)
 
     def scenes(self) -> Iterator[Scene]:
