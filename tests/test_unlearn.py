@@ -31,6 +31,7 @@ from cgd.unlearn import (
     Repair,
     Unlearning,
     held_out_count,
+    retained_loss,
     transplant,
     trigger_effect,
     unlearn,
@@ -108,6 +109,19 @@ def test_losses_equal_their_formulas(
     values = loss_of(recipe)(*(torch.from_numpy(array) for array in (student, labels, guide)))
     expected = [slow(*sample) for sample in zip(student, labels, guide, strict=True)]
     np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32), n=st.integers(1, 6), classes=st.integers(2, 7))
+def test_what_is_retained_is_a_divergence(seed: int, n: int, classes: int) -> None:
+    """0 where both models say the same, else the mean of KL(before || student)."""
+    student, before = 3 * np.random.default_rng(seed).normal(size=(2, n, classes))
+    pairs = [zip(softmax(b), softmax(s), strict=True) for s, b in zip(student, before, strict=True)]
+    expected = sum(p * math.log(p / q) for pair in pairs for p, q in pair) / n
+    loss = retained_loss(torch.from_numpy(student), torch.from_numpy(before))
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+    same = torch.from_numpy(before)
+    assert float(retained_loss(same + 7, same)) == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("recipe", [RELEASED, TAUGHT], ids=["released", "retarget"])
@@ -432,6 +446,48 @@ def test_the_first_clean_samples_are_shown_once_more_with_the_trigger(
     assert not set(rows[:7].tolist()) & set(scene.split.triggered.tolist())
     known = 7 + SMALL["clean_batch"]
     assert torch.equal(learned[0], scene.data.labels[rows[:known]])
+
+
+def test_what_was_said_of_the_unmarked_clean_images_is_retained(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown, retained = [], []
+    forward, loss = module.processes.forward, module.retained_loss
+
+    def spy_forward(model: torch.nn.Module, images: Tensor) -> Tensor:
+        shown.append((copy.deepcopy(model), images))
+        return forward(model, images)
+
+    def spy_loss(student: Tensor, before: Tensor) -> Tensor:
+        retained.append((student, before))
+        return loss(student, before)
+
+    monkeypatch.setattr(module.processes, "forward", spy_forward)
+    monkeypatch.setattr(module, "retained_loss", spy_loss)
+    scene.repair(replace(BRIEF, rounds=1, steps=2, transplanted=7, retained=1.0))
+    known = 7 + SMALL["clean_batch"]
+    assert len(retained) == 2
+    for (student, images), (before, plain) in (shown[:2], shown[2:]):
+        assert student.training
+        assert not before.training
+        assert weights_equal(before, scene.victim)
+        assert torch.equal(plain, images[7:known])
+    for student, before in retained:
+        assert student.requires_grad
+        assert not before.requires_grad
+        assert student.shape == before.shape == (SMALL["clean_batch"], 3)
+
+
+def test_the_more_is_retained_the_nearer_the_model_stays_on_clean_images(scene: Scene) -> None:
+    images = scene.test.images
+    before = predict(scene.victim, images, device=CPU)
+
+    def distance(retained: float) -> float:
+        repaired = scene.repair(replace(RETARGET_TOY, retained=retained)).model
+        return float(retained_loss(predict(repaired, images, device=CPU), before))
+
+    far, near, nearer = (distance(retained) for retained in (0.0, 1.0, 10.0))
+    assert nearer < near < far
 
 
 @pytest.mark.parametrize("clean", [0, 1])

@@ -113,6 +113,20 @@ def retarget_loss(
     return a * teach + b * _log_given(student, labels)
 
 
+def retained_loss(student: Tensor, before: Tensor) -> Tensor:
+    """How far a model has come from what it said before: KL(softmax(before) || softmax(student)).
+
+    Args:
+        student: logits [n, classes] of the model under repair.
+        before: logits [n, classes] of the model that came in.
+
+    Returns:
+        float, the mean over the images.
+    """
+    own, target = F.log_softmax(student, 1), F.softmax(before, 1)
+    return F.kl_div(own, target, reduction="batchmean")
+
+
 def _log_given(student: Tensor, labels: Tensor) -> Tensor:
     return (F.softmax(student, 1).gather(1, labels[:, None])[:, 0] + 1e-6).log()
 
@@ -139,6 +153,8 @@ class Unlearning:
         schedule: `constant`, or `one_cycle` over all rounds.
         transplanted: so many clean images a step are shown once more, with their own label and the
             trigger, as far as the triggered part tells what it does (`trigger_effect`).
+        retained: weight of what the model said of the clean images before, which it is to go on
+            saying (distillation); keeps its clean accuracy.
         weighted: triggered samples count by their probability of being poison.
         weight_decay: L2 penalty.
         tolerance: stop, and go back one round, when the held-out accuracy falls by more than so
@@ -159,6 +175,7 @@ class Unlearning:
     passes: float = 8.0
     schedule: Literal["one_cycle", "constant"] = "constant"
     transplanted: int = 0
+    retained: float = 0.0
     weighted: bool = False
     weight_decay: float = 5e-4
     tolerance: float = 1.0
@@ -197,6 +214,7 @@ RETARGET = Unlearning(
     clean_batch=256,
     triggered_batch=64,
     transplanted=64,
+    retained=1.0,
     weighted=True,
     lr=0.04,
     momentum=0.9,
@@ -345,6 +363,7 @@ class _Objective:
         known = poison if poison is not None and recipe.weighted else np.ones(len(data))
         self.poison = torch.from_numpy(known).float().to(device)
         self.loss = partial(LOSSES[recipe.loss], a=recipe.a, b=recipe.b, t=recipe.t)
+        self.before = copy.deepcopy(model).eval() if recipe.retained else None
         self.trigger = None
         if recipe.transplanted:
             gain, offset = trigger_effect(data, split, guide_logits)
@@ -366,13 +385,20 @@ class _Objective:
         batch = take(self.images, torch.cat([known, triggered]), self.device)
         if self.trigger is not None:
             batch = transplant(batch, self.trigger, strength)
+        images = move(batch, moves)
         with autocast(self.device):
-            logits = processes.forward(self.model, move(batch, moves))
+            logits = processes.forward(self.model, images)
         student, suspicious = torch.split(logits, [len(known), len(triggered)])
         known, triggered = send(known, self.device), send(triggered, self.device)
         given = self.labels[triggered]
         loss = self.loss(suspicious, given, self.guide[triggered]) * self.poison[triggered]
-        return F.cross_entropy(student, self.labels[known]) + loss.mean()
+        loss = F.cross_entropy(student, self.labels[known]) + loss.mean()
+        if self.before is None:
+            return loss
+        plain = slice(len(strength), len(known))
+        with torch.no_grad(), autocast(self.device):
+            before = processes.forward(self.before, images[plain])
+        return loss + self.recipe.retained * retained_loss(student[plain], before)
 
 
 def trigger_effect(data: ImageData, split: Split, guide_logits: Tensor) -> tuple[Tensor, Tensor]:
