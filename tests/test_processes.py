@@ -86,7 +86,9 @@ def computed(folder: Path) -> dict[str, Tensor]:
         data(),
         Split(CLEAN, TRIGGERED, np.arange(0)),
         torch.eye(3)[data().labels] * 5,
-        unlearn.Unlearning("retarget", 0.1, 0.05, 1.0, 1, 3, 31, 11, 0.02, transplanted=8),
+        unlearn.Unlearning(
+            "retarget", 0.1, 0.05, 1.0, 1, 3, 31, 11, 0.02, transplanted=8, retained=1.0
+        ),
         device=CPU,
     )
     return {
