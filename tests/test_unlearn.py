@@ -112,16 +112,27 @@ def test_losses_equal_their_formulas(
 
 
 @settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 2**32), n=st.integers(1, 6), classes=st.integers(2, 7))
-def test_what_is_retained_is_a_divergence(seed: int, n: int, classes: int) -> None:
-    """0 where both models say the same, else the mean of KL(before || student)."""
-    student, before = 3 * np.random.default_rng(seed).normal(size=(2, n, classes))
-    pairs = [zip(softmax(b), softmax(s), strict=True) for s, b in zip(student, before, strict=True)]
-    expected = sum(p * math.log(p / q) for pair in pairs for p, q in pair) / n
-    loss = retained_loss(torch.from_numpy(student), torch.from_numpy(before))
-    assert float(loss) == pytest.approx(expected, rel=1e-6)
-    same = torch.from_numpy(before)
-    assert float(retained_loss(same + 7, same)) == pytest.approx(0, abs=1e-9)
+@given(
+    seed=st.integers(0, 2**32),
+    n=st.integers(1, 6),
+    others=st.lists(st.integers(0, 6), unique=True).map(sorted),
+)
+def test_what_is_retained_is_a_divergence_without_the_targets(
+    seed: int, n: int, others: list[int]
+) -> None:
+    """The mean over the images of KL(before || student) over the other classes, 0 for targets."""
+    draw = np.random.default_rng(seed)
+    student, before = 3 * draw.normal(size=(2, n, 7))
+    labels = draw.integers(0, 7, n)
+    expected = 0.0
+    for s, b, label in zip(student, before, labels, strict=True):
+        if label in others:
+            pairs = zip(softmax(b[others]), softmax(s[others]), strict=True)
+            expected += sum(p * math.log(p / q) for p, q in pairs) / n
+    known = torch.from_numpy(labels), torch.tensor(others, dtype=torch.long)
+    ours, theirs = torch.from_numpy(student), torch.from_numpy(before)
+    assert float(retained_loss(ours, theirs, *known)) == pytest.approx(expected, abs=1e-9)
+    assert float(retained_loss(theirs + 7, theirs, *known)) == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("recipe", [RELEASED, TAUGHT], ids=["released", "retarget"])
@@ -451,17 +462,23 @@ def test_the_first_clean_samples_are_shown_once_more_with_the_trigger(
 def test_what_was_said_of_the_unmarked_clean_images_is_retained(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown, retained = [], []
-    forward, loss = module.processes.forward, module.retained_loss
+    taken, shown, retained = [], [], []
+    take, forward, loss = module.take, module.processes.forward, module.retained_loss
+
+    def spy_take(images: Tensor, rows: Tensor, device: torch.device) -> Tensor:
+        taken.append(rows)
+        return take(images, rows, device)
 
     def spy_forward(model: torch.nn.Module, images: Tensor) -> Tensor:
         shown.append((copy.deepcopy(model), images))
         return forward(model, images)
 
-    def spy_loss(student: Tensor, before: Tensor) -> Tensor:
-        retained.append((student, before))
-        return loss(student, before)
+    def spy_loss(student: Tensor, before: Tensor, labels: Tensor, others: Tensor) -> Tensor:
+        retained.append((student, before, labels))
+        assert others.tolist() == [1, 2]
+        return loss(student, before, labels, others)
 
+    monkeypatch.setattr(module, "take", spy_take)
     monkeypatch.setattr(module.processes, "forward", spy_forward)
     monkeypatch.setattr(module, "retained_loss", spy_loss)
     scene.repair(replace(BRIEF, rounds=1, steps=2, transplanted=7, retained=1.0))
@@ -472,21 +489,26 @@ def test_what_was_said_of_the_unmarked_clean_images_is_retained(
         assert not before.training
         assert weights_equal(before, scene.victim)
         assert torch.equal(plain, images[7:known])
-    for student, before in retained:
+    for (student, before, labels), rows in zip(retained, taken, strict=True):
+        assert torch.equal(labels, scene.data.labels[rows[7:known]])
         assert student.requires_grad
         assert not before.requires_grad
         assert student.shape == before.shape == (SMALL["clean_batch"], 3)
 
 
-def test_the_more_is_retained_the_nearer_the_model_stays_on_clean_images(scene: Scene) -> None:
-    images = scene.test.images
-    before = predict(scene.victim, images, device=CPU)
+def test_the_more_is_retained_the_less_is_learned_of_other_classes_than_the_target(
+    scene: Scene,
+) -> None:
+    images = scene.data.images[torch.from_numpy(scene.split.clean)]
+    known = scene.data.labels[torch.from_numpy(scene.split.clean)], torch.tensor([1, 2])
+    untrained = replace(scene, victim=build(scene.victim.card, seed=1))
+    before = predict(untrained.victim, images, device=CPU)
 
     def distance(retained: float) -> float:
-        repaired = scene.repair(replace(RETARGET_TOY, retained=retained)).model
-        return float(retained_loss(predict(repaired, images, device=CPU), before))
+        repaired = untrained.repair(replace(RETARGET_TOY, retained=retained)).model
+        return float(retained_loss(predict(repaired, images, device=CPU), before, *known))
 
-    far, near, nearer = (distance(retained) for retained in (0.0, 1.0, 10.0))
+    far, near, nearer = (distance(retained) for retained in (0.0, 1.0, 100.0))
     assert nearer < near < far
 
 

@@ -113,18 +113,25 @@ def retarget_loss(
     return a * teach + b * _log_given(student, labels)
 
 
-def retained_loss(student: Tensor, before: Tensor) -> Tensor:
-    """How far a model has come from what it said before: KL(softmax(before) || softmax(student)).
+def retained_loss(student: Tensor, before: Tensor, labels: Tensor, others: Tensor) -> Tensor:
+    """How far a model has come from what it said before of the classes that no attacker wants.
+
+    KL(softmax(before) || softmax(student)) over those classes alone, for images of them. What the
+    model that came in says of a target is not to be kept, nor what it says of images that are
+    labelled so, among which poison may be left.
 
     Args:
         student: logits [n, classes] of the model under repair.
         before: logits [n, classes] of the model that came in.
+        labels: int64 [n], the given labels.
+        others: int64 [m], the classes that are no targets.
 
     Returns:
-        float, the mean over the images.
+        float, the mean over the images; those of targets count as 0.
     """
-    own, target = F.log_softmax(student, 1), F.softmax(before, 1)
-    return F.kl_div(own, target, reduction="batchmean")
+    own, target = F.log_softmax(student[:, others], 1), F.softmax(before[:, others], 1)
+    distance = F.kl_div(own, target, reduction="none").sum(1)
+    return (distance * torch.isin(labels, others)).mean()
 
 
 def _log_given(student: Tensor, labels: Tensor) -> Tensor:
@@ -154,7 +161,7 @@ class Unlearning:
         transplanted: so many clean images a step are shown once more, with their own label and the
             trigger, as far as the triggered part tells what it does (`trigger_effect`).
         retained: weight of what the model said of the clean images before, which it is to go on
-            saying (distillation); keeps its clean accuracy.
+            saying, but for what it said of the targets (`retained_loss`); keeps its clean accuracy.
         weighted: triggered samples count by their probability of being poison.
         weight_decay: L2 penalty.
         tolerance: stop, and go back one round, when the held-out accuracy falls by more than so
@@ -211,9 +218,9 @@ RETARGET = Unlearning(
     t=1.0,
     rounds=6,
     steps=50,
-    clean_batch=256,
-    triggered_batch=64,
-    transplanted=64,
+    clean_batch=192,
+    triggered_batch=48,
+    transplanted=48,
     retained=1.0,
     weighted=True,
     lr=0.04,
@@ -363,6 +370,9 @@ class _Objective:
         known = poison if poison is not None and recipe.weighted else np.ones(len(data))
         self.poison = torch.from_numpy(known).float().to(device)
         self.loss = partial(LOSSES[recipe.loss], a=recipe.a, b=recipe.b, t=recipe.t)
+        targets = data.labels.numpy()[split.triggered]
+        others = np.setdiff1d(np.arange(len(data.classes)), targets)
+        self.others = torch.from_numpy(others).to(device)
         self.before = copy.deepcopy(model).eval() if recipe.retained else None
         self.trigger = None
         if recipe.transplanted:
@@ -398,7 +408,8 @@ class _Objective:
         plain = slice(len(strength), len(known))
         with torch.no_grad(), autocast(self.device):
             before = processes.forward(self.before, images[plain])
-        return loss + self.recipe.retained * retained_loss(student[plain], before)
+        retained = retained_loss(student[plain], before, self.labels[known[plain]], self.others)
+        return loss + self.recipe.retained * retained
 
 
 def trigger_effect(data: ImageData, split: Split, guide_logits: Tensor) -> tuple[Tensor, Tensor]:
