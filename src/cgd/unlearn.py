@@ -129,9 +129,10 @@ def retained_loss(student: Tensor, before: Tensor, labels: Tensor, others: Tenso
     Returns:
         float, the mean over the images; those of targets count as 0.
     """
-    own, target = F.log_softmax(student[:, others], 1), F.softmax(before[:, others], 1)
-    distance = F.kl_div(own, target, reduction="none").sum(1)
-    return (distance * torch.isin(labels, others)).mean()
+    own, target = (logits.index_select(1, others) for logits in (student, before))
+    distance = F.kl_div(F.log_softmax(own, 1), F.softmax(target, 1), reduction="none").sum(1)
+    counts = torch.zeros(student.shape[1], device=others.device).index_fill(0, others, 1.0)
+    return (distance * counts[labels]).mean()
 
 
 def _log_given(student: Tensor, labels: Tensor) -> Tensor:
