@@ -261,6 +261,14 @@ class ScanOptions:
         return own
 
 
+def _set(settings: Any, pairs: tuple[str, ...]) -> Any:
+    """Return settings as `--set` changes them."""
+    for pair in pairs:
+        key, _, text = pair.partition("=")
+        settings = changed(settings, key, text, f"--set {pair}")
+    return settings
+
+
 @dataclass(frozen=True)
 class RepairOptions:
     """Options about CGD's own repair.
@@ -281,10 +289,8 @@ class RepairOptions:
         Raises:
             InputError: no such preset or setting.
         """
-        made = replace(get_preset(preset).unlearning, flip=self.flip)
-        for pair in self.parameters:
-            key, _, text = pair.partition("=")
-            made = changed(made, key, text, f"--set {pair}")
+        plain = replace(get_preset(preset).unlearning, flip=self.flip)
+        made: Unlearning = _set(plain, self.parameters)
         return made
 
     def settings(self) -> dict[str, Any]:
@@ -316,10 +322,7 @@ class DefenseOptions:
         Raises:
             InputError: no such defence or parameter, or no clean images where it needs them.
         """
-        made = defenses.make_defense(self.name)
-        for pair in self.parameters:
-            key, _, text = pair.partition("=")
-            made = changed(made, key, text, f"--set {pair}")
+        made: defenses.Defense = _set(defenses.make_defense(self.name), self.parameters)
         if isinstance(made, defenses.Repair) and self.clean is None:
             raise InputError(
                 f"--defense {self.name} needs --clean: cgd or cgd:5% (what a scan finds likely "

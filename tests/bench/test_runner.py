@@ -384,17 +384,23 @@ def test_other_labels_are_those_of_the_same_rows(world: Path, tmp_path: Path) ->
         lab.trial(missing)
 
 
-def test_guides_share_the_suspect(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trained = []
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The options of each suspect that is trained."""
+    seen: list[dict[str, Any]] = []
     logits = pipeline.suspect_logits
 
     def spy(*rest: Any, **options: Any) -> torch.Tensor:
-        trained.append(options["seed"])
+        seen.append(options)
         return logits(*rest, **options)
 
     monkeypatch.setattr(pipeline, "suspect_logits", spy)
+    return seen
+
+
+def test_guides_share_the_suspect(
+    world: Path, tmp_path: Path, trained: list[dict[str, Any]]
+) -> None:
     guides = ("stand-in", "stand-in images=20")
     grid = replace(GRID, attacks=(), guides=guides, defenses=("default", "default unlearning.a=0"))
     first, second, third, fourth = run(world, grid, tmp_path)[1:]
@@ -404,21 +410,13 @@ def test_guides_share_the_suspect(
 
 
 def test_suspects_can_have_another_architecture_than_the_victim(
-    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: Path, tmp_path: Path, trained: list[dict[str, Any]]
 ) -> None:
-    trained = []
-    logits = pipeline.suspect_logits
-
-    def spy(*rest: Any, **options: Any) -> torch.Tensor:
-        trained.append(options["arch"])
-        return logits(*rest, **options)
-
-    monkeypatch.setattr(pipeline, "suspect_logits", spy)
     plain = replace(GRID, attacks=())
     run(world, plain, tmp_path)
     other = replace(plain, defenses=("default unlearning.a=0",), suspect_model="small_resnet")
     run(world, other, tmp_path)
-    assert trained == ["tiny_resnet", "small_resnet"]
+    assert [options["arch"] for options in trained] == ["tiny_resnet", "small_resnet"]
 
 
 def test_the_victim_can_be_the_suspect_and_settings_can_be_changed(
