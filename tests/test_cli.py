@@ -1069,3 +1069,116 @@ def test_a_controlled_training_that_cannot_be_is_refused(
     out = tmp_path / "out"
     answer = cgd("train", world["photos"], "--attack", "bpp", *options, "--out", out)
     assert message in refuse(answer, out)
+
+
+# What is refused before the images are decoded, and what is not lost.
+
+
+def test_what_is_misspelt_is_refused_before_the_images_are_decoded(
+    cgd: Run, world: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cgd.inputs.load", lambda *_, **__: pytest.fail("decoded"))
+    out, other = tmp_path / "out", tmp_path / "other"
+    other.mkdir()
+    (other / "letter.txt").touch()
+    guide = ("--guide", f"classifier:{world['guide']}")
+    scan, defend = ("scan", world["photos"]), ("defend", world["poisoned"], "--model")
+    for arguments in (
+        (*scan, "--guide", "clip"),
+        (*scan, "--guide", f"scores:{tmp_path / 'none.npy'}"),
+        (*scan, *guide, "--template", "a photo"),
+        (*scan, *guide, "--device", "gpu"),
+        (*scan, *guide, "--suspect", "checkpoint"),
+        (*scan, *guide, "--suspect", "checkpoint", "--model", world["victim"], "--arch", "x"),
+        (*defend, world["victim"], "--guide", "clip"),
+        (*defend, world["victim"], *guide, "--set", "passes=inf"),
+        (*defend, world["victim"], "--defense", "strip", "--set", "overlays=0"),
+        (*defend, world["victim"], "--defense", "asd", "--set", "epochs=60,30"),
+        ("attack", "import", world["photos"], "--labels", "labels.npy", "--rate", "0.3"),
+        ("attack", "import", world["photos"], "--labels", "labels.npy", "--target", "1"),
+    ):
+        refuse(cgd(*arguments, "--out", out), out)
+    for arguments in (
+        (*scan, *guide),
+        ("train", world["photos"]),
+        ("attack", "badnets", world["photos"]),
+        (*defend, world["victim"], *guide),
+    ):
+        answer = cgd(*arguments, "--out", other)
+        assert (answer.code, "not empty and not a run" in answer.err) == (2, True)
+    assert [path.name for path in other.iterdir()] == ["letter.txt"]
+
+
+def test_test_images_of_some_other_classes_are_refused(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    other = shutil.copytree(world["test"], tmp_path / "other")
+    (other / "red").rename(other / "yellow")
+    told = refuse(
+        cgd("evaluate", world["victim"], "--test", other, "--out", tmp_path / "o"), Path("o")
+    )
+    assert "does not know, such as 'yellow'" in told
+    for name in ("blue", "green"):
+        (other / name).rename(other / f"n{name}")
+    answer = cgd("evaluate", world["victim"], "--test", other, "--out", tmp_path / "o")
+    assert answer.code == 0, answer.err
+    assert "matched by position" in answer.err
+
+
+def test_a_scan_with_other_names_is_told_from_one_of_other_data(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    names = tmp_path / "names.json"
+    names.write_text(json.dumps({name: f"colour {name}" for name in CLASSES}))
+    guide = ("--guide", f"classifier:{world['guide']}", "--names", names)
+    assert cgd("scan", world["poisoned"], *guide, "--out", tmp_path / "scan").code == 0
+    out = tmp_path / "out"
+    answer = cgd(*defend_arguments(world, out, "--scan", tmp_path / "scan"))
+    assert "give --names as to `cgd scan`" in refuse(answer, out)
+
+
+def test_a_folder_does_not_hide_the_attack_of_its_name(
+    cgd: Run, world: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "badnets").mkdir()
+    arguments = ("train", world["photos"], "--arch", "tiny_resnet", "--epochs", "1")
+    assert cgd(*arguments, "--attack", "badnets", "--rate", "0.1", "--out", "out").code == 0
+    assert (tmp_path / "out" / "poison.json").is_file()
+
+
+def test_a_report_is_not_written_again_without_its_pictures(
+    cgd: Run, world: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, run = shutil.copytree(world["photos"], tmp_path / "photos"), tmp_path / "scan"
+    guide = ("--guide", f"classifier:{world['guide']}", "--arch", "tiny_resnet")
+    monkeypatch.chdir(tmp_path)
+    assert cgd("scan", "photos", *guide, "--out", run).code == 0
+    page = (run / "report.html").read_text()
+    assert page.count("<img") > 2
+    monkeypatch.chdir(world["root"])
+    assert cgd("report", run).code == 0
+    assert (run / "report.html").read_text() == page
+    photos.rename(tmp_path / "moved")
+    answer = cgd("report", run)
+    assert (answer.code, "--data" in answer.err) == (2, True)
+    assert (run / "report.html").read_text() == page
+    assert cgd("report", run, "--out", tmp_path / "elsewhere").code == 0
+    config = json.loads((run / "config.json").read_text())
+    for named in ("hf:someone/something", "\x1b]0;title\x07"):
+        (run / "config.json").write_text(json.dumps(config | {"data": named}))
+        answer = cgd("report", run)
+        assert (answer.code, "not found here" in answer.err) == (2, True)
+        assert "\x1b" not in answer.err
+
+
+def test_a_failed_cell_of_one_process_names_no_log(cgd: Run, tmp_path: Path) -> None:
+    suite = tmp_path / "suite.toml"
+    suite.write_text(
+        'name = "x"\nquestion = "?"\ndataset = "x"\ntrain = "none.parquet"\ntest = "none.parquet"\n'
+        'defended = 9\nepochs = 1\nattacks = ["badnets"]\nrates = [0.1]\ndefenses = ["default"]\n'
+        "seeds = [0]\n"
+    )
+    answer = cgd("bench", suite, "--data", tmp_path, "--out", tmp_path / "out", "--jobs", "1")
+    assert answer.code in (1, 2)
+    assert "worker-" not in answer.err

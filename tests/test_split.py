@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cgd.entropy import EntropyMap
 from cgd.errors import InputError
 from cgd.split import (
+    PARTS,
     Split,
     balanced_order,
     probability_split,
@@ -132,7 +133,7 @@ def test_parts_are_disjoint_and_cover_every_sample(pairs: list[tuple[bool, bool]
     split = Split.from_masks(*np.array(pairs, dtype=np.bool_).T)
     rest = [row for row in range(len(pairs)) if row not in triggered + clean]
     assert parts(split) == [clean, triggered, rest]
-    names = split.part_names().tolist()
+    names = np.array(PARTS)[split.part_numbers()].tolist()
     assert [names.index(name) for name in ("clean", "triggered")] == [clean[0], triggered[0]]
     assert Counter(names) == Counter(
         {"clean": len(clean), "triggered": len(triggered), "unused": len(rest)}

@@ -193,6 +193,7 @@ SuspectName = Annotated[
 
 @app.command()
 def attack(
+    context: typer.Context,
     name: Annotated[
         str,
         typer.Argument(
@@ -256,6 +257,7 @@ def attack(
     cgd attack import record/badnet_0_1 --clean torchvision:CIFAR10:train --out imported
     """
     from cgd import commands
+    from cgd.attacks.backdoorbench import is_record
     from cgd.inputs import AttackOptions, ImportOptions, Source
     from cgd.terminal import print_attacks
 
@@ -266,6 +268,8 @@ def attack(
         raise InputError(f"name the DATA: cgd attack {name} DATA")
     source = Source(data, size, None, seed, device)
     if name == "import":
+        ignored = ("rate",) if is_record(data) else ("rate", "target")
+        _refuse_given(context, ignored, "on imported data")
         options = ImportOptions(index, labels, clean, target, tuple(parameter or ()))
         commands.import_poisoned(source, out, options, form, preview)
         return
@@ -290,7 +294,8 @@ def train(
         str | None,
         typer.Option(
             help="Run folder of `cgd attack` whose trigger to measure with; default: DATA's own. "
-            "Or the name of an attack, to poison every batch of clean DATA anew."
+            "Or the name of an attack, to poison every batch of clean DATA anew (a folder of that "
+            "name is ./NAME)."
         ),
     ] = None,
     rate: Rate = 0.05,
@@ -322,13 +327,13 @@ def train(
     source = Source(data, size, names, seed, device)
     recipe = Recipe(epochs=epochs, batch=batch, lr=lr, flip=flip)
     planned = None
-    if attack and not Path(attack).exists():
-        if attack not in ATTACKS:
+    if attack in ATTACKS:
+        planned = AttackOptions(attack, rate, target, tuple(parameter or ()))
+    else:
+        if attack and not Path(attack).exists():
             raise InputError(
                 f"--attack {attack}: neither an attack (`cgd attack list`) nor a folder"
             )
-        planned = AttackOptions(attack, rate, target, tuple(parameter or ()))
-    else:
         _refuse_given(context, ("rate", "target", "parameter"), "without --attack NAME")
     trial = TrialOptions(test, Path(attack) if attack and not planned else None)
     commands.train(source, own_folder(out), arch, recipe, trial, planned)
@@ -382,6 +387,8 @@ def scan(
     options = ScanOptions(guide, preset, suspect, arch, scale, ask_first, tuple(template or ()))
     if model is None:
         _refuse_given(context, ("mean", "std"), "without --model")
+    elif model.is_dir():
+        _refuse_given(context, ("arch",), "with a run folder, whose model.json names it")
     own = ModelOptions(model, arch, mean, std) if model else None
     commands.scan(source, own_folder(out), options, own)
 
@@ -440,7 +447,10 @@ def defend(
     ] = 0.1,
     flip: Flip = True,
     force: Annotated[
-        bool, typer.Option("--force", help="Repair even where the data shows no sign of an attack.")
+        bool,
+        typer.Option(
+            "--force", help="Repair whatever the verdict, not only what is found poisoned."
+        ),
     ] = False,
     test: Test = None,
     attack: AttackRun = None,
@@ -629,8 +639,8 @@ def _exit_code(run: Callable[[], Any]) -> int:
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        reason = error.strerror or error
-        print(f"cgd: {where}{reason}; once mended, the same command continues", file=sys.stderr)
+        told = plain(f"{where}{error.strerror or error}", 2000)
+        print(f"cgd: {told}; once mended, the same command continues", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()

@@ -1,7 +1,7 @@
 """What each command does: open and check its input, enter the run folder, call the library, write
 and print what came of it."""
 
-import time
+import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -17,9 +17,10 @@ from cgd.attacks.preview import shown, write_preview
 from cgd.attacks.stealth import stealth
 from cgd.attacks.storing import Format
 from cgd.data import ImageData, load
-from cgd.defenses import Defended, Repair, Scheme, Terms
+from cgd.defenses import Repair, Scheme, Terms
 from cgd.errors import CellsFailed, InputError
 from cgd.files import content_hash, copy_file, read_json, write_json, write_text
+from cgd.guides import Guide
 from cgd.inputs import (
     OWN,
     AttackOptions,
@@ -45,13 +46,14 @@ from cgd.terminal import (
     print_skipped,
     print_verdict,
 )
+from cgd.text import plain
 from cgd.training import Change, Recipe, pick_device
 from cgd.training import train as fit
-from cgd.unlearn import Repair as Unlearned
 
 
 def attack(source: Source, out: Path, planned: AttackOptions, form: Format, preview: bool) -> None:
     """`cgd attack`: write a poisoned copy of a data set."""
+    runs.check_folder(out, "attack")
     chosen = planned.make()
     data = source.load()
     settings = {**source.settings(data), **planned.settings(chosen), "format": form}
@@ -74,6 +76,7 @@ def import_poisoned(
     source: Source, out: Path, options: ImportOptions, form: Format, preview: bool
 ) -> None:
     """`cgd attack import`: write poisoned data that others made as a run folder of `cgd attack`."""
+    runs.check_folder(out, "attack")
     made = options.open(source)
     data, manifest = made.data, made.manifest
     if preview and made.clean is None:
@@ -107,6 +110,7 @@ def train(
     planned: AttackOptions | None,
 ) -> None:
     """`cgd train`: train a classifier, from scratch or from where a killed run stopped."""
+    runs.check_folder(out, "train")
     chosen = planned.make() if planned else None
     data, device = source.load(), source.device
     model = build(ModelCard(arch, data.classes, data.size), seed=source.seed)
@@ -169,8 +173,10 @@ def _controlled(
 def scan(source: Source, out: Path, options: ScanOptions, model: ModelOptions | None) -> None:
     """`cgd scan`: the entropy map and the split of a data set."""
     options.check()
-    if model and options.suspect != OWN:
+    if (model is None) != (options.suspect != OWN):
         raise InputError(f"--model is for --suspect {OWN}; give both, or neither")
+    runs.check_folder(out, "scan")
+    guide = options.open_guide(source.device)
     data = source.load(model.size if model else None)
     own = model.open(data) if model else None
     if own is None:
@@ -178,7 +184,7 @@ def scan(source: Source, out: Path, options: ScanOptions, model: ModelOptions | 
     settings = {**source.settings(data), **options.settings()}
     settings |= model.settings() if model else {}
     with runs.run_folder(out, "scan", settings):
-        found = _scanned(source, out, options, data, own)
+        found = _scanned(source, out, options, guide, data, own)
     runs.write_scan(out, data, found)
     record = runs.evaluation_record(None, None, source.truth(data, found))
     write_json(out / "result.json", {**record, **runs.scan_record(data, found)})
@@ -198,13 +204,18 @@ def defend(
     trial: TrialOptions,
 ) -> None:
     """`cgd defend`: scan, unlearn, measure."""
-    options, data, victim, opened = _opened(source, options, model, scan_run, trial)
+    runs.check_folder(out, "defend")
+    if scan_run:
+        options = options.of_run(scan_run)
+    options.check()
+    recipe = chosen.recipe(options.preset)
+    guide = None if scan_run else options.open_guide(source.device)
+    data, victim, opened = _opened(source, model, trial)
     device = source.device
     settings = {**source.settings(data), **options.settings(), **model.settings()}
-    recipe = chosen.recipe(options.preset)
     settings |= {**chosen.settings(), **_reused(scan_run)}
     with runs.run_folder(out, "defend", settings):
-        found = _found(source, out, options, data, victim, scan_run)
+        found = _found(source, out, options, guide, data, victim, scan_run)
     runs.write_scan(out, data, found)
     unlearn = partial(
         pipeline.repair,
@@ -218,8 +229,13 @@ def defend(
         device=device,
         checkpoint=out / "unlearning.partial",
     )
-    repaired, story = _repaired(out, len(data), unlearn)
 
+    def unlearned(stopwatch: Stopwatch) -> tuple[Classifier, dict[str, Any]]:
+        made = unlearn(stopwatch=stopwatch)
+        told = {"held_out_accuracy": made.held_out_accuracy, "kept_round": made.kept_round}
+        return made.model, {**told, "passes": made.images / len(data)}
+
+    repaired, story = _once(out, runs.UNLEARNING, unlearned)
     before, after = opened.measure(victim, device), opened.measure(repaired, device)
     record = {
         **runs.evaluation_record(before, after, source.truth(data, found)),
@@ -254,7 +270,12 @@ def defend_with(
     defense = chosen.make()
     if scan_run and not chosen.scans:
         raise InputError("--scan is for --clean cgd, or for CGD's own defence")
-    options, data, victim, opened = _opened(source, options, model, scan_run, trial)
+    runs.check_folder(out, "defend")
+    if scan_run:
+        options = options.of_run(scan_run)
+    options.check()
+    guide = options.open_guide(source.device) if chosen.scans and not scan_run else None
+    data, victim, opened = _opened(source, model, trial)
     device = source.device
     named = chosen.named_clean(source, data.size)
     settings = {**source.settings(data), **chosen.settings(defense, named), **model.settings()}
@@ -265,14 +286,19 @@ def defend_with(
     found = None
     with runs.run_folder(out, "defend", settings):
         if chosen.scans:
-            found = _found(source, out, options, data, victim, scan_run)
+            found = _found(source, out, options, guide, data, victim, scan_run)
         if isinstance(defense, Scheme):
             run = partial(defense.cleanse, victim, data, terms)
         else:
             assert isinstance(defense, Repair)
             clean = chosen.clean_images(source, data, found, named)
             run = partial(defense.repair, victim, clean, terms)
-        made, story = _defended(out, len(data), run)
+
+        def defended(_: Stopwatch) -> tuple[Classifier, dict[str, Any]]:
+            made = run()
+            return made.model, {**made.told, "passes": made.images / len(data)}
+
+        made, story = _once(out, runs.DEFENSE, defended)
     before, after = opened.measure(victim, device), opened.measure(made, device)
     truth = source.truth(data, found) if found else None
     seconds = {**(found.seconds if found else {}), "defense": story["seconds"]}
@@ -298,19 +324,12 @@ def defend_with(
 
 
 def _opened(
-    source: Source,
-    options: ScanOptions,
-    model: ModelOptions,
-    scan_run: Path | None,
-    trial: TrialOptions,
-) -> tuple[ScanOptions, ImageData, Classifier, Trial]:
-    """Open what a defence works on; a reused scan brings its own options."""
-    if scan_run:
-        options = options.of_run(scan_run)
-    options.check()
+    source: Source, model: ModelOptions, trial: TrialOptions
+) -> tuple[ImageData, Classifier, Trial]:
+    """Open what a defence works on."""
     data = source.load(model.size)
     victim = model.open(data)
-    return options, data, victim, trial.open(victim, source.names, source.data)
+    return data, victim, trial.open(victim, source.names, source.data)
 
 
 def _reused(scan_run: Path | None) -> dict[str, str | None]:
@@ -320,47 +339,52 @@ def _reused(scan_run: Path | None) -> dict[str, str | None]:
     return {"scan": str(scan_run), "scan_content": content_hash(scan_run / runs.SCORES)}
 
 
-def _defended(
-    out: Path, samples: int, run: Callable[[], Defended]
+def _once(
+    out: Path, name: str, run: Callable[[Stopwatch], tuple[Classifier, dict[str, Any]]]
 ) -> tuple[Classifier, dict[str, Any]]:
-    """Run a defence, unless that was done before; tell how it went."""
-    path = out / runs.DEFENSE
+    """Make a model, unless that was done before; tell in the file `name` how it went."""
+    path = out / name
     if path.is_file() and (out / "model.safetensors").is_file():
         return load_model(out), read_json(path)
-    start = time.perf_counter()
-    made = run()
-    save_model(out, made.model)
-    story = {
-        **made.told,
-        "passes": made.images / samples,
-        "seconds": time.perf_counter() - start,
-    }
+    stopwatch = Stopwatch(out / f"{path.stem}.seconds.partial")
+    model, told = run(stopwatch)
+    save_model(out, model)
+    story = {**told, "seconds": stopwatch.keep()}
     write_json(path, story)
-    return made.model, story
+    for left in out.glob(f"{path.stem}.*partial"):
+        left.unlink()
+    return model, story
 
 
 def _found(
     source: Source,
     out: Path,
     options: ScanOptions,
+    guide: Guide | None,
     data: ImageData,
     victim: Classifier,
     scan_run: Path | None,
 ) -> pipeline.Scan:
     """Reuse a scan, or make one."""
     if not scan_run:
-        return _scanned(source, out, options, data, victim)
+        assert guide is not None
+        return _scanned(source, out, options, guide, data, victim)
     found = runs.read_scan(scan_run, data)
     copy_file(scan_run / runs.GUIDE_LOGITS, out / runs.GUIDE_LOGITS)
     return found
 
 
 def _scanned(
-    source: Source, out: Path, options: ScanOptions, data: ImageData, own: Classifier | None
+    source: Source,
+    out: Path,
+    options: ScanOptions,
+    guide: Guide,
+    data: ImageData,
+    own: Classifier | None,
 ) -> pipeline.Scan:
     return pipeline.scan(
         data,
-        options.open_guide(source.device),
+        guide,
         preset=options.preset,
         suspect=options.suspect_or_recipe(own),
         arch=options.arch,
@@ -370,28 +394,6 @@ def _scanned(
         device=source.device,
         folder=out,
     )
-
-
-def _repaired(
-    out: Path, samples: int, unlearn: Callable[..., Unlearned]
-) -> tuple[Classifier, dict[str, Any]]:
-    """Unlearn, unless that was done before; tell how it went."""
-    path = out / "unlearning.json"
-    if path.is_file() and (out / "model.safetensors").is_file():
-        return load_model(out), read_json(path)
-    stopwatch = Stopwatch(out / "unlearning.seconds.partial")
-    repair = unlearn(stopwatch=stopwatch)
-    save_model(out, repair.model)
-    story = {
-        "held_out_accuracy": repair.held_out_accuracy,
-        "kept_round": repair.kept_round,
-        "passes": repair.images / samples,
-        "seconds": stopwatch.keep(),
-    }
-    write_json(path, story)
-    for partial_file in out.glob("unlearning.*partial"):
-        partial_file.unlink()
-    return repair.model, story
 
 
 def evaluate(run: Path, out: Path, trial: TrialOptions, names: Path | None, device: str) -> None:
@@ -404,7 +406,7 @@ def evaluate(run: Path, out: Path, trial: TrialOptions, names: Path | None, devi
     record = read_json(path) if path.is_file() else runs.evaluation_record(None, None, None)
     if not (isinstance(record, dict) and {"before", "after"} <= set(record)):
         raise InputError(f"{path}: not what cgd train or cgd defend writes; name their run folder")
-    repaired = any((run / name).is_file() for name in ("unlearning.json", runs.DEFENSE))
+    repaired = any((run / name).is_file() for name in (runs.UNLEARNING, runs.DEFENSE))
     side = "after" if repaired else "before"
     record = runs.measure_again(record, side, measured, opened.fingerprints)
     told = {**opened.record(), "measured_with": record["measured_with"]}
@@ -412,16 +414,28 @@ def evaluate(run: Path, out: Path, trial: TrialOptions, names: Path | None, devi
     print(f"{run}{in_words(measured)}")
     print(out / path.name)
     if (run / "report.html").is_file() and out.resolve() == run.resolve():
-        print(write_report(run, _pictured(run)))
+        try:
+            print(_report_again(run, run, None))
+        except InputError as error:
+            say(f"{run}: report.html is left as it was ({plain(error, 500)})")
 
 
-def _pictured(run: Path) -> ImageData | None:
-    """Load the data of a run again, to show pictures; None where they are no longer there."""
-    try:
-        return _data_of(run, str(read_config(run / "config.json").get("data")))
-    except InputError as error:
-        say(f"{run}: its report is without pictures now ({error})")
-        return None
+def _report_again(run: Path, out: Path, source: str | None) -> Path:
+    """Write the report of a run, with pictures from its data.
+
+    Raises:
+        InputError: the run is damaged; or the data are not found, and the report that is there
+            would lose its pictures.
+    """
+    data = None
+    if (run / runs.SCORES).is_file():
+        try:
+            data = _data_of(run, source)
+        except InputError as error:
+            if source or (out / "report.html").is_file():
+                raise
+            say(f"{run}: its report is without pictures ({plain(error, 500)})")
+    return write_report(run, data, out)
 
 
 def _check_apart(run: Path, out: Path) -> None:
@@ -437,20 +451,23 @@ def _check_apart(run: Path, out: Path) -> None:
 def report(run: Path, out: Path, source: str | None) -> None:
     """`cgd report`: write the report of a run again."""
     _check_apart(run, out)
-    print(write_report(run, _data_of(run, source) if source else _pictured(run), out))
+    print(_report_again(run, out, source))
 
 
-def _data_of(run: Path, source: str) -> ImageData:
-    """Load the data that a run was made from.
+def _data_of(run: Path, source: str | None) -> ImageData:
+    """Load the data that a run was made from; unless they are named, only from this machine.
 
     Raises:
-        InputError: it is other data.
+        InputError: they are not found, or other data.
     """
     config = read_config(run / "config.json")
-    data = load(source, size=config.get("size"))
+    named = source or str(config.get("data"))
+    if not source and not os.path.exists(named):
+        raise InputError(f"{named}: not found here; name the data of {run} with --data")
+    data = load(named, size=config.get("size"))
     data = replace(data, classes=tuple(config["classes"]))  # The run may have renamed them.
     if data.fingerprint != config.get("fingerprint"):
-        raise InputError(f"{source}: not the data of {run}; name the data it was made from")
+        raise InputError(f"{named}: not the data of {run}; name with --data what it was made from")
     return data
 
 
@@ -484,8 +501,9 @@ def bench(
     print(out / "table.md")
     if failed := [cell for cell in cells if "error" in cell]:
         first = failed[0]
+        logs = f" (messages: {out}/work/worker-*.log)" if jobs > 1 else ""
         raise CellsFailed(
-            f"{len(failed)} of {len(cells)} cells failed (messages: {out}/work/worker-*.log); the "
-            f"first is {first['dataset']}, {first['attack']}, {first['defense']}, seed "
-            f"{first['seed']}: {first['error']}; the same command tries them again"
+            f"{len(failed)} of {len(cells)} cells failed{logs}; the first is {first['dataset']}, "
+            f"{first['attack']}, {first['defense']}, seed {first['seed']}: {first['error']}; "
+            "the same command tries them again"
         )

@@ -19,7 +19,7 @@ from cgd.models import Classifier, ModelCard, build, save_model
 from cgd.pipeline import repair, scan
 from cgd.progress import say
 from cgd.report import write_report
-from cgd.runs import evaluation_record, run_folder, scan_record, write_scan
+from cgd.runs import UNLEARNING, evaluation_record, run_folder, scan_record, write_scan
 from cgd.terminal import print_before_after, print_verdict
 from cgd.training import Recipe, pick_device, train
 from cgd.unlearn import RETARGET
@@ -104,7 +104,7 @@ def run_demo(out: Path, *, seed: int = 0, device: torch.device | None = None) ->
     record |= scan_record(data, found)
     record["seconds"] = {"victim": victim_seconds, **found.seconds, "unlearning": repair_seconds}
     record["epochs_equivalent"] = found.passes + repaired.images / len(data)
-    write_json(out / "unlearning.json", {"held_out_accuracy": repaired.held_out_accuracy})
+    write_json(out / UNLEARNING, {"held_out_accuracy": repaired.held_out_accuracy})
     write_json(out / "result.json", record)
     print_verdict(data, found)
     print_before_after(before, after)

@@ -88,7 +88,7 @@ def _predicted(
 
 
 def true_labels(data: ImageData, manifest: Manifest) -> NDArray[np.int64]:
-    """Return the labels before the attack, int64 [n]."""
+    """Return the labels before the attack, int64 [n], where the truth knows them."""
     original = dict(zip(manifest.poison, manifest.original_labels, strict=True))
     given = data.labels.tolist()
     return np.array([original.get(int(i), y) for i, y in zip(data.index, given, strict=True)])
@@ -101,11 +101,14 @@ def honest_rows(data: ImageData, manifest: Manifest | None) -> NDArray[np.int64]
 
 
 def ground_truth(data: ImageData, scan: Scan, manifest: Manifest) -> dict[str, Any]:
-    """Compare a scan with what was really done: `guide_accuracy` (percent) and `separation`."""
+    """Compare a scan with what was really done: `guide_accuracy` (percent; None
+    where the labels before the attack are not known) and `separation`."""
     found = separation(scan.verdict.score, scan.split, manifest.poison_rows(data.index))
-    asked = scan.map.asked
+    asked, known = scan.map.asked, None
+    if manifest.knows_labels:
+        known = accuracy(scan.map.guide_label[asked], true_labels(data, manifest)[asked])
     return {
-        "guide_accuracy": accuracy(scan.map.guide_label[asked], true_labels(data, manifest)[asked]),
+        "guide_accuracy": known,
         "separation": asdict(found) if found else None,
     }
 

@@ -1,6 +1,7 @@
 """What the options of a command name, opened and checked."""
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -59,12 +60,13 @@ class Source:
         """
         if size and self.size and size != self.size:
             raise InputError(f"--size {self.size}: the model takes {size} pixels; leave it out")
+        pick_device(self.device_name)  # refuses another name before the images are decoded
         return load_named(self.data, size or self.size, self.names)
 
     def settings(self, data: ImageData) -> dict[str, Any]:
         """Return the options as they are written to `config.json`."""
         return {
-            "data": self.data,
+            "data": os.path.abspath(self.data) if os.path.exists(self.data) else self.data,
             "fingerprint": data.fingerprint,
             "classes": list(data.classes),
             "size": data.size,
@@ -249,15 +251,10 @@ class ScanOptions:
 
     def suspect_or_recipe(self, own: Classifier | None) -> SuspectRecipe | Classifier | None:
         """Return the user's own model where it is to be the suspect, or a recipe, or None for the
-        preset's.
-
-        Raises:
-            InputError: the own model is wanted and there is none.
-        """
+        preset's."""
         if self.suspect != OWN:
             return SUSPECTS[self.suspect] if self.suspect else None
-        if own is None:
-            raise InputError(f"--suspect {OWN} needs --model, a model trained on this data")
+        assert own is not None
         return own
 
 
@@ -431,6 +428,7 @@ class TrialOptions:
         test = load_named(self.test, model.card.size, names)
         print_skipped(test)
         check_fit(model, test)
+        _warn_of_names(model, test)
         if _is_attack_run(Path(self.test)):
             say(f"warning: {self.test}: poisoned data; accuracy on it is not clean accuracy")
         run = self.attack_run
@@ -504,7 +502,17 @@ class ModelOptions:
             std = _channels("--std", self.std) if self.std else card.std
             model = load_checkpoint(self.path, replace(card, mean=mean, std=std))
         check_fit(model, data)
+        _warn_of_names(model, data)
         return model
+
+
+def _warn_of_names(model: Classifier, data: ImageData) -> None:
+    known = model.card.classes
+    if not set(known) & set(data.classes):
+        say(
+            f"warning: {data.source}: its classes ({plain(data.classes[0], 60)}, ...) have other "
+            f"names than those of the model ({plain(known[0], 60)}, ...); matched by position"
+        )
 
 
 def load_named(source: str, size: int | None, names: Path | None) -> ImageData:

@@ -104,13 +104,13 @@ def scan(
     judged, suspect_seconds = _kept(folder, "suspect", data, ask_suspect)
     suspects = [_suspect_axis(look, data.labels, settings) for look in judged]
     relative = (settings.scale if scale is None else scale) / GUIDE_SCALE
-    answers = Answers(_scaled(raw, relative), first, data.labels)
+    answers = Answers(scaled(raw, relative), first, data.labels)
     looks, found = _found(answers, suspects)
     if first is not ALL:
         rows = besides(first, data.labels.numpy(), found.targets)
         raw, seconds = _kept(folder, "guide", data, partial(_asked, guide, data, rows, raw))
         guide_seconds += seconds
-        answers = Answers(_scaled(raw, relative), rows, data.labels)
+        answers = Answers(scaled(raw, relative), rows, data.labels)
         if rows is ALL:
             looks, found = _found(answers, suspects)
         else:
@@ -214,7 +214,8 @@ def check_fit(model: Classifier, data: ImageData) -> None:
     """Make sure that a model can be fed with the data.
 
     Raises:
-        InputError: the size, or the number or order of the classes, differ.
+        InputError: the size, or the number or order of the classes, or some of them, differ. (All
+            may be other words for the same classes.)
     """
     card = model.card
     if data.size != card.size:
@@ -232,6 +233,12 @@ def check_fit(model: Classifier, data: ImageData) -> None:
             f"{data.source}: has the classes of the model in another order; "
             f"number them as the model does: {', '.join(card.classes[:5])}, ..."
         )
+    strange = sorted(set(data.classes) - set(card.classes))
+    if 0 < len(strange) < len(data.classes):
+        raise InputError(
+            f"{data.source}: has classes that the model does not know, such as {strange[0]!r}; "
+            "use data of the classes that it was trained on"
+        )
 
 
 def _asked(
@@ -241,7 +248,8 @@ def _asked(
         return ask(guide, data, rows, known)
 
 
-def _scaled(logits: Tensor, scale: float) -> Tensor:
+def scaled(logits: Tensor, scale: float) -> Tensor:
+    """Return logits times `scale`, off the memory where they are large."""
     return logits if scale == 1 else torch.mul(logits, scale, out=scratch(tuple(logits.shape)))
 
 

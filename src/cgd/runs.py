@@ -20,7 +20,7 @@ from cgd.errors import InputError
 from cgd.evaluation import Evaluation, effectiveness
 from cgd.files import atomic, read_json, read_tensors, write_json
 from cgd.guides import agreement
-from cgd.pipeline import GUIDE_SCALE, Scan
+from cgd.pipeline import GUIDE_SCALE, Scan, scaled
 from cgd.split import PARTS, Split
 from cgd.text import first_line
 from cgd.verdict import Verdict
@@ -30,6 +30,8 @@ SCORES = "scores.parquet"
 GUIDE_LOGITS = "guide.safetensors"
 OF_GUIDE = ("guide_label", "guide_entropy", "guide_rank")
 """Columns of `scores.parquet` that are null where the guide was not asked."""
+UNLEARNING = "unlearning.json"
+"""Tells how CGD's own repair went."""
 DEFENSE = "defense.json"
 """Tells how another defence than CGD's went."""
 MEASURED = tuple(field.name for field in fields(Evaluation))
@@ -50,13 +52,12 @@ def run_folder(out: Path, command: str, settings: dict[str, Any]) -> Iterator[No
     Raises:
         InputError: the folder holds another run, or other files.
     """
+    check_folder(out, command)
     # As JSON gives it back: tuples become lists.
     config = json.loads(json.dumps({"command": command, "version": version("cgd"), **settings}))
     path = out / "config.json"
     if path.is_file():
         _same_run(out, read_json(path), config)
-    elif out.exists() and (not out.is_dir() or _foreign_files(out)):
-        raise InputError(f"{out}: not empty and not a run of this command; choose another --out")
     else:
         write_json(path, config)
     try:
@@ -68,19 +69,32 @@ def run_folder(out: Path, command: str, settings: dict[str, Any]) -> Iterator[No
         raise
 
 
+def check_folder(out: Path, command: str) -> None:
+    """Refuse a folder that is not for runs of this command, before anything long begins.
+
+    Raises:
+        InputError: it holds the run of another command, or other files.
+    """
+    path = out / "config.json"
+    if path.is_file():
+        there = read_json(path)
+        if not isinstance(there, dict):
+            raise InputError(f"{out}: its config.json is not of a run; choose another --out")
+        if there.get("command") != command:
+            raise InputError(
+                f"{out}: is a run folder of `cgd {there.get('command')}`; choose another --out"
+            )
+    elif out.exists() and (not out.is_dir() or _foreign_files(out)):
+        raise InputError(f"{out}: not empty and not a run of this command; choose another --out")
+
+
 def _foreign_files(out: Path) -> list[str]:
     """Names in `out`, without what a kill left of writing `config.json`."""
     names = [entry.name for entry in out.iterdir()]
     return [name for name in names if not name.startswith(".config.json.")]
 
 
-def _same_run(out: Path, there: Any, wanted: dict[str, Any]) -> None:
-    if not isinstance(there, dict):
-        raise InputError(f"{out}: its config.json is not of a run; choose another --out")
-    if there.get("command") != wanted["command"]:
-        raise InputError(
-            f"{out}: is a run folder of `cgd {there.get('command')}`; choose another --out"
-        )
+def _same_run(out: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
     keys = sorted(set(there) | set(wanted))
     differing = [key for key in keys if there.get(key) != wanted.get(key)]
     if differing:
@@ -149,6 +163,12 @@ def read_scan(folder: Path, data: ImageData) -> Scan:
     config = read_json(folder / "config.json")
     with _whole(folder / "config.json"):
         fingerprint, scale = config.get("fingerprint"), config.get("scale", GUIDE_SCALE)
+        classes = tuple(config.get("classes", ()))
+    if len(classes) == len(data.classes) and classes != data.classes:
+        raise InputError(
+            f"{folder}: its scan has other class names than {data.source}; give --names as to "
+            "`cgd scan`"
+        )
     if fingerprint != data.fingerprint:
         raise InputError(f"{folder}: its scan is of other data than {data.source}; scan this data")
     if not (folder / SCORES).is_file():
@@ -157,7 +177,7 @@ def read_scan(folder: Path, data: ImageData) -> Scan:
         ranks, split, probability, score = _read_scores(folder / SCORES, len(data))
     result, stored = read_json(folder / "result.json"), read_tensors(folder / GUIDE_LOGITS)
     with _whole(folder / GUIDE_LOGITS):
-        guide_logits = stored["logits"] * (scale / GUIDE_SCALE)
+        guide_logits = scaled(stored["logits"], scale / GUIDE_SCALE)
     with _whole(folder / "result.json"):
         told = result["verdict"]
         verdict = Verdict(

@@ -1,12 +1,15 @@
 """Settings by name: a dataclass, perhaps of dataclasses, with some of them changed."""
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cgd.errors import InputError
+
+_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 def changed(settings: Any, path: str, text: str, whole: str) -> Any:
@@ -25,7 +28,10 @@ def changed(settings: Any, path: str, text: str, whole: str) -> Any:
     known = _settings_of(settings)
     if name not in known:
         raise InputError(f"{whole}: there is no setting {name!r}; there are {', '.join(known)}")
-    value = changed(known[name], rest, text, whole) if rest else _read(known[name], text, whole)
+    old = known[name]
+    value = changed(old, rest, text, whole) if rest else read_value(old, text, whole)
+    if isinstance(value, int | float) and value < 0:
+        raise InputError(f"{whole}: must be zero or more")
     choices = _choices(settings, name)
     if choices and value not in choices:
         raise InputError(f"{whole}: {name} must be {' or '.join(choices)}")
@@ -50,15 +56,30 @@ def _choices(settings: Any, name: str) -> tuple[str, ...]:
     return get_args(kind) if get_origin(kind) is Literal else ()
 
 
-def _read(old: Any, text: str, whole: str) -> Any:
+def read_value(old: Any, text: str, whole: str) -> Any:
+    """Read a value in the type of another one.
+
+    Raises:
+        InputError: it is of another type, or not finite.
+    """
     try:
         if isinstance(old, bool):
-            return {"true": True, "false": False}[text]
+            return _TRUTH[text.lower()]
         if isinstance(old, tuple):
-            return tuple(float(number) for number in text.split(",") if number)
+            values = tuple(float(number) for number in text.split(","))
+            if len(values) != len(old) or not all(map(math.isfinite, values)):
+                raise ValueError
+            return values
         value = type(old)(text)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{whole}: {text!r} is not of type {type(old).__name__}") from error
-    if isinstance(value, int | float) and not (value >= 0 or old < 0):
-        raise InputError(f"{whole}: must be zero or more")
+        raise InputError(f"{whole}: {text!r} is not {_kind(old)}") from error
     return value
+
+
+def _kind(old: Any) -> str:
+    """What a value like this one is called."""
+    if isinstance(old, tuple):
+        return f"{len(old)} numbers with commas"
+    return f"of type {type(old).__name__}"

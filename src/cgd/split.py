@@ -43,10 +43,6 @@ class Split:
         unused = ~(clean | triggered)
         return cls(np.flatnonzero(clean), np.flatnonzero(triggered), np.flatnonzero(unused))
 
-    def part_names(self) -> NDArray[np.str_]:
-        """Return `clean`, `triggered` or `unused` for each of the n samples."""
-        return np.array(PARTS)[self.part_numbers()]
-
     def part_numbers(self) -> NDArray[np.uint8]:
         """Return the place in `PARTS` of each of the n samples."""
         numbers = np.zeros(len(self.clean) + len(self.triggered) + len(self.unused), np.uint8)

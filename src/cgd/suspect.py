@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cgd.data.dataset import ImageData
+from cgd.data.dataset import ImageData, taken
 from cgd.files import read_tensors, scratch, write_tensors
 from cgd.models import Classifier, ModelCard, build
 from cgd.stopwatch import Stopwatch
@@ -154,14 +154,14 @@ def _one_run(
         judged = torch.from_numpy(np.flatnonzero(fold_of == fold))
         seen = torch.from_numpy(np.flatnonzero(fold_of != fold)) if recipe.folds else judged
         whole = len(judged) == n
-        images = to_device(data.images if whole else data.images[judged], device)
+        images = to_device(data.images if whole else taken(data.images, judged.numpy()), device)
         training = recipe.training_on(len(seen))
         model = build(ModelCard(arch, data.classes, data.size), seed=seed + fold)
         kept = folder / f"suspect-{seed}-{fold}.partial" if folder else None
         looks = _Looks(model, images, recipe, training.epochs, device, kept)
         train(
             model,
-            images if whole else data.images[seen],
+            images if whole else taken(data.images, seen.numpy()),
             data.labels if whole else data.labels[seen],
             training,
             seed=seed + fold,

@@ -23,7 +23,7 @@ TITLES = {"ca": "clean accuracy", "asr": "attack success rate", "ra": "robust ac
 
 
 def _pairs(parameters: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={value!r}" for key, value in parameters.items())
+    return "\n".join(f"{key}={value!r}" for key, value in parameters.items())
 
 
 def print_attacks() -> None:

@@ -383,8 +383,11 @@ def test_a_manifest_with_a_wrong_value_is_refused(written: Path, change: dict[st
     [
         ({"attack": "worm"}, "'worm' is unknown"),
         ({"parameters": {"colour": 1}}, "no parameter 'colour'"),
-        ({"parameters": {"patch": "3"}}, "do not fit"),
-        ({"parameters": {"patch": None}}, "do not fit"),
+        ({"parameters": {"patch": "3"}}, "patch='3' is not of type int"),
+        ({"parameters": {"patch": None}}, "patch=None is not of type int"),
+        ({"parameters": {"patch": True}}, "patch=True is not of type int"),
+        ({"attack": "wanet", "parameters": {"grid": 10**6}}, "grid must be 2 to 1024"),
+        ({"attack": "blended", "parameters": {"pattern_seed": 10**40}}, "do not fit"),
         ({"parameters": {"patch": -3}}, "patch must be at least 1"),
     ],
 )

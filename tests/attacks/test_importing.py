@@ -34,13 +34,16 @@ def taken(record: Path, clean: ImageData) -> Imported:
 def test_samples_that_are_named_are_the_poison(data: ImageData) -> None:
     made = import_listed(data, rows=np.array([2, 6, 7]), seed=3)
     truth = made.manifest
-    assert (truth.attack, truth.family, truth.seed) == ("imported", "clean-label", 3)
-    assert (truth.poison, truth.original_labels, truth.target) == ([2, 6, 7], [2, 2, 3], 2)
+    assert (truth.attack, truth.family, truth.seed) == ("imported", "unknown", 3)
+    assert (truth.poison, truth.original_labels, truth.target) == ([2, 6, 7], [], 2)
     assert truth.rate == 3 / 20
     assert torch.equal(made.data.labels, data.labels)
     assert made.clean is None
     named = import_listed(data, rows=np.array([2]), family="clean-image")
     assert named.manifest.family == "clean-image"
+    assert not named.manifest.knows_labels
+    kept = import_listed(data, rows=np.array([2, 7]), family="clean-label").manifest
+    assert (kept.family, kept.original_labels) == ("clean-label", [2, 3])
 
 
 def test_samples_whose_label_changed_are_the_poison(data: ImageData) -> None:

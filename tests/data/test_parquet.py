@@ -84,6 +84,17 @@ def test_every_image_column(tmp_path: Path, kind: Any) -> None:
         assert torch.equal(image, pixels_of(content))
 
 
+@pytest.mark.parametrize("kind", [pa.int64(), pa.binary(), pa.list_(pa.int8())], ids=str)
+def test_a_path_that_is_no_text_is_not_used(tmp_path: Path, kind: Any) -> None:
+    value = {"int64": 3, "binary": b"a"}.get(str(kind), [1])
+    images = pa.array(
+        [{"bytes": content, "path": value} for content in SEVEN],
+        pa.struct([("bytes", pa.binary()), ("path", kind)]),
+    )
+    pq.write_table(pa.table({"image": images, "label": LABELS}), tmp_path / "a.parquet")
+    assert load(tmp_path / "a.parquet").paths[:2] == ["row 0", "row 1"]
+
+
 @pytest.mark.parametrize(
     ("labels", "names", "classes", "codes"),
     [

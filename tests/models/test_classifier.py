@@ -234,6 +234,8 @@ GOOD = {"arch": "tiny_resnet", "classes": CLASSES, "size": 16, "mean": [0.5] * 3
         json.dumps({**GOOD, "mean": [0.5, 0.5]}),
         json.dumps({**GOOD, "std": 0.2}),
         json.dumps({**GOOD, "size": "large"}),
+        json.dumps({**GOOD, "size": -1}),
+        json.dumps({**GOOD, "size": 10**7}),
         json.dumps({**GOOD, "size": float("inf")}),
         json.dumps({**GOOD, "classes": 3}),
     ],

@@ -1,5 +1,6 @@
 """Run folders that are incomplete or were tampered with."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,11 @@ def test_missing_empty_and_foreign_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "s.parquet").write_bytes(b"hello")
     with pytest.raises(InputError, match="not the scores of a scan"):
         read_scores(tmp_path / "s.parquet", 2)
+    whole = write_table(tmp_path / "s.parquet", GOOD).read_bytes()
+    for at in range(4, len(whole) - 8, 97):
+        (tmp_path / "s.parquet").write_bytes(whole[:at] + b"\xff" * 8 + whole[at + 8 :])
+        with contextlib.suppress(InputError):  # else it is still read
+            read_scores(tmp_path / "s.parquet", 2)
     empty = pa.table(GOOD).slice(0, 0)
     pq.write_table(empty, tmp_path / "s.parquet")
     with pytest.raises(InputError, match="no samples"):
@@ -97,7 +103,17 @@ def test_bad_results_are_refused(tmp_path: Path, record: Any) -> None:
         read_result(write(tmp_path / "result.json", record))
 
 
-@pytest.mark.parametrize("record", [{}, {"classes": []}, {"classes": "cat"}, 3])
+@pytest.mark.parametrize(
+    "record",
+    [
+        {},
+        {"classes": []},
+        {"classes": "cat"},
+        {"classes": [1, 2]},
+        {"classes": ["a"], "size": [8]},
+        3,
+    ],
+)
 def test_bad_configs_are_refused(tmp_path: Path, record: Any) -> None:
     with pytest.raises(InputError, match=r"config\.json"):
         read_config(write(tmp_path / "config.json", record))

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from cgd.attacks.manifest import Manifest
-from cgd.data.dataset import ImageData, content_keys
+from cgd.data.dataset import ImageData, content_keys, copied
 from cgd.errors import InputError
+from cgd.settings import read_value
 from cgd.training import Change, pick_device, seeded
 
 Family = Literal["dirty-label", "clean-label", "clean-image"]
@@ -173,10 +174,13 @@ def make_attack(name: str, **parameters: Any) -> Attack:
     for key in parameters:
         if key not in known and key != "state":
             raise InputError(f"{name} has no parameter {key!r}; it has {', '.join(known)}")
-    return ATTACKS[name](**parameters)
-
-
-_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    made = ATTACKS[name]()
+    for key, value in made.parameters().items():
+        wanted = float | int if isinstance(value, float) else type(value)
+        given = parameters.get(key, value)
+        if not isinstance(given, wanted) or isinstance(given, bool) != isinstance(value, bool):
+            raise InputError(f"{name}: {key}={given!r} is not of type {type(value).__name__}")
+    return ATTACKS[name](**parameters) if parameters else made
 
 
 def read_parameters(name: str, pairs: Sequence[str]) -> dict[str, Any]:
@@ -194,11 +198,7 @@ def read_parameters(name: str, pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, text = pair.partition("=")
         if not equals or key not in defaults:
             raise InputError(f"{pair}: {name} takes {', '.join(defaults)} as KEY=VALUE")
-        kind = type(defaults[key])
-        try:
-            values[key] = _TRUTH[text.lower()] if kind is bool else kind(text)
-        except (KeyError, ValueError) as error:
-            raise InputError(f"{pair}: {text!r} is not of type {kind.__name__}") from error
+        values[key] = read_value(defaults[key], text, pair)
     return values
 
 
@@ -274,7 +274,7 @@ def planted(
     data: ImageData, labels: Tensor, attack: Attack, manifest: Manifest, device: torch.device
 ) -> ImageData:
     """Change the chosen samples of clean data as a `choose` has decided."""
-    images = data.images.clone()
+    images = copied(data.images)
     change = planter(attack, manifest, len(data), device)
     generator = seeded(manifest.seed, 1)
     for rows in torch.split(torch.tensor(sorted(manifest.poison + manifest.cover)), BLOCK):

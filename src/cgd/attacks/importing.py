@@ -10,7 +10,7 @@ from torch import Tensor
 from cgd.attacks.backdoorbench import Record
 from cgd.attacks.base import Family
 from cgd.attacks.manifest import IMPORTED, Manifest
-from cgd.data.dataset import ImageData, content_keys
+from cgd.data.dataset import ImageData, content_keys, copied, taken
 from cgd.data.decode import Unusable, decode_square, quiet_pillow
 from cgd.errors import InputError
 
@@ -48,9 +48,10 @@ def import_listed(
             `labels` are given.
         rows: positions of the poisoned samples in `data`; default: those whose label changed.
         labels: int64 [n], the labels that a victim gets, if these are not in `data`.
-        clean: the data before the attack, row for row; default: `data`.
+        clean: the data before the attack, row for row; with neither this nor `labels`, it is not
+            known what the poisoned samples were.
         family: default: clean-image where `labels` are given; otherwise dirty-label where labels
-            changed, and clean-label where none did.
+            changed, clean-label where none did, and `unknown` without `clean`.
         seed: noted in the manifest.
 
     Raises:
@@ -58,19 +59,21 @@ def import_listed(
     """
     if clean is not None:
         _check_same_rows(data, clean)
-    before = (data if clean is None else clean).labels.numpy()
+    before = None
+    if clean is not None or labels is not None:
+        before = (data if clean is None else clean).labels.numpy()
     given = data.labels.numpy() if labels is None else labels
     if rows is None:
-        if labels is None:
+        if labels is None or before is None:
             raise InputError(f"{data.source}: say what is poisoned, with --index or --labels")
         rows = np.flatnonzero(given != before)
         if not len(rows):
             raise InputError(f"{data.source}: --labels changes no label; so nothing is poisoned")
-    if family is None:
-        changed = bool((given != before)[rows].any())
-        family = "dirty-label" if changed else "clean-label"
-        family = family if labels is None else "clean-image"
-    manifest = _manifest(given, before, rows, [], family, seed)
+    if family == "clean-label" and before is None:
+        before = given
+    guess = "unknown" if before is None else _family(given, before, rows)
+    guess = guess if labels is None else "clean-image"
+    manifest = _manifest(given, before, rows, [], family or guess, seed)
     poisoned = replace(
         data,
         labels=torch.from_numpy(given.copy()),
@@ -115,19 +118,18 @@ def import_record(record: Record, clean: ImageData, target: int, *, seed: int = 
     _check_fit(record, clean, place, after)
     rows = sorted(after)
     at = np.array([place[row] for row in rows], dtype=np.int64)
-    images, labels = clean.images.clone(), clean.labels.numpy().copy()
+    images, labels = copied(clean.images), clean.labels.numpy().copy()
     images[torch.from_numpy(at)] = _decode(record, rows, clean.size)
     labels[at] = [after[row] for row in rows]
     cover = [] if record.after is None else _cover(labels, clean.labels.numpy(), at)
     poison = np.setdiff1d(at, cover)
-    changed = bool((labels != clean.labels.numpy())[poison].any())
-    family: Family = "dirty-label" if changed else "clean-label"
+    family = _family(labels, clean.labels.numpy(), poison)
     manifest = _manifest(labels, clean.labels.numpy(), poison, cover, family, seed)
     data = replace(clean, images=images, labels=torch.from_numpy(labels), originals=None)
     before = clean.images
     if record.order is not None:
         order = np.array([place[int(row)] for row in record.order], dtype=np.int64)
-        data, before, manifest = data.subset(order), before[order], manifest.in_order(order)
+        data, before, manifest = data.subset(order), taken(before, order), manifest.in_order(order)
         manifest = replace(manifest, rate=len(manifest.poison) / len(order))
         if not manifest.poison:
             raise InputError(f"{record.images.source}: no poisoned sample is in the training data")
@@ -181,11 +183,16 @@ def _cover(given: Rows, before: Rows, rows: Rows) -> list[int]:
     return [int(row) for row in rows[kept] if not (own and given[row] == goals[0])]
 
 
+def _family(given: Rows, before: Rows, poison: Rows) -> Family:
+    changed = bool((given != before)[poison].any())
+    return "dirty-label" if changed else "clean-label"
+
+
 def _manifest(
-    given: Rows, before: Rows, poison: Rows, cover: list[int], family: Family, seed: int
+    given: Rows, before: Rows | None, poison: Rows, cover: list[int], family: str, seed: int
 ) -> Manifest:
     """Write down what is known; the target is the label that most of the poison got."""
-    changed = poison[given[poison] != before[poison]]
+    changed = poison if before is None else poison[given[poison] != before[poison]]
     target = int(np.bincount(given[changed if len(changed) else poison]).argmax())
     return Manifest(
         attack=IMPORTED,
@@ -196,5 +203,5 @@ def _manifest(
         seed=seed,
         poison=poison.tolist(),
         cover=cover,
-        original_labels=before[poison].tolist(),
+        original_labels=[] if before is None else before[poison].tolist(),
     )

@@ -27,7 +27,8 @@ class Manifest:
         seed: drew the samples.
         poison: rows of the poisoned samples in the poisoned data set, ascending.
         cover: rows of samples that carry the trigger with their true label.
-        original_labels: labels of the `poison` samples before the attack.
+        original_labels: labels of the `poison` samples before the attack; none where these are not
+            known.
     """
 
     attack: str
@@ -46,12 +47,17 @@ class Manifest:
         Args:
             order: int64 [m], the row of this manifest that each new row holds; rows may be missing.
         """
-        original = dict(zip(self.poison, self.original_labels, strict=True))
+        original = dict(zip(self.poison, self.original_labels, strict=self.knows_labels))
         poison, cover = (
             np.flatnonzero(np.isin(order, x)).tolist() for x in (self.poison, self.cover)
         )
-        labels = [original[int(order[row])] for row in poison]
+        labels = [original[int(order[row])] for row in poison] if original else []
         return replace(self, poison=poison, cover=cover, original_labels=labels)
+
+    @property
+    def knows_labels(self) -> bool:
+        """Whether the labels before the attack are known."""
+        return len(self.original_labels) == len(self.poison)
 
     def poison_rows(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """Positions of the poisoned samples in data whose source rows are `index`."""
@@ -79,10 +85,11 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _is_sound(manifest: Manifest) -> bool:
     numbers = (manifest.poison, manifest.cover, manifest.original_labels, [manifest.target])
+    imported = manifest.attack == IMPORTED
     return (
         isinstance(manifest.attack, str)
         and isinstance(manifest.parameters, dict)
         and all(isinstance(values, list) for values in numbers)
         and all(type(value) is int and value >= 0 for values in numbers for value in values)
-        and len(manifest.original_labels) == len(manifest.poison)
+        and (manifest.knows_labels or (imported and not manifest.original_labels))
     )

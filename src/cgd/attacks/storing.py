@@ -10,6 +10,7 @@ from cgd.data import write_folder, write_parquet
 from cgd.data.dataset import ImageData
 from cgd.errors import InputError
 from cgd.files import read_tensors, write_json, write_tensors
+from cgd.text import first_line
 
 Format = Literal["parquet", "folder"]
 
@@ -56,5 +57,9 @@ def read_poisoned(folder: Path) -> tuple[Attack, Manifest]:
     extra = {"state": read_tensors(state)} if state.is_file() else {}
     try:
         return make_attack(manifest.attack, **manifest.parameters, **extra), manifest
-    except TypeError as error:
-        raise InputError(f"{folder}: attack and parameters do not fit ({error})") from error
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{folder}: attack and parameters do not fit ({first_line(error)})"
+        ) from error

@@ -10,6 +10,8 @@ from cgd.attacks.base import Attack, register
 from cgd.errors import InputError
 from cgd.training import seeded
 
+LARGEST_GRID = 1024
+
 
 @register
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class WaNet(Attack):
     field_seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.grid < 2:
-            raise InputError(f"wanet: grid must be at least 2, not {self.grid}")
+        if not 2 <= self.grid <= LARGEST_GRID:
+            raise InputError(f"wanet: grid must be 2 to {LARGEST_GRID}, not {self.grid}")
         if not 0 < self.strength < float("inf") or not 0 <= self.noise_ratio < float("inf"):
             raise InputError("wanet: strength must be above 0, noise_ratio at least 0, both finite")
         if not self.state:

@@ -9,6 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cgd.files import scratch
+
+IN_MEMORY_BYTES = 2 * 2**30
+
 Originals = Callable[[Sequence[int], int], list[Tensor]]
 """(positions, short side in pixels) -> uint8 images [3, h, w], shrunk to that short side."""
 
@@ -84,7 +88,7 @@ class ImageData:
 
         return replace(
             self,
-            images=self.images[torch.from_numpy(chosen)],
+            images=taken(self.images, chosen),
             labels=self.labels[torch.from_numpy(chosen)],
             paths=[self.paths[row] for row in chosen.tolist()],
             index=self.index[chosen],
@@ -115,6 +119,17 @@ def from_arrays(images: Tensor, labels: Tensor, classes: Sequence[str]) -> Image
         index=np.arange(n, dtype=np.int64),
         keys=content_keys(images),
     )
+
+
+def taken(images: Tensor, rows: NDArray[np.int64]) -> Tensor:
+    """Copy some images, uint8 [n, 3, size, size]; many go to a file that vanishes with them."""
+    room = scratch((len(rows), *images.shape[1:]), images.dtype, IN_MEMORY_BYTES)
+    return torch.index_select(images, 0, torch.from_numpy(rows), out=room)
+
+
+def copied(images: Tensor) -> Tensor:
+    """Copy all images, as `taken` does."""
+    return scratch(tuple(images.shape), images.dtype, IN_MEMORY_BYTES).copy_(images)
 
 
 def content_keys(images: Tensor) -> NDArray[np.uint8]:

@@ -15,14 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cgd.data.dataset import ImageData, Originals, Skipped
+from cgd.data.dataset import IN_MEMORY_BYTES, ImageData, Originals, Skipped
 from cgd.data.decode import Unusable, decode_shrunk, decode_square, header_size, quiet_pillow
 from cgd.data.listing import Listing, Stored, check_classes
 from cgd.errors import InputError
 from cgd.files import scratch
 from cgd.progress import track
 
-IN_MEMORY_BYTES = 2 * 2**30
 DEFAULT_SIZE = 64
 LARGEST_KEPT_SIZE = 224
 PEEK_PLACES = 16

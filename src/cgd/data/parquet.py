@@ -103,11 +103,15 @@ def labels_from_arrow(
         values = values.cast(kind)
         _check_labelled(values.is_null().to_numpy(), source)
         return encode_labels(values.cast(pa.int64()).to_numpy(), classes, source)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if _is_text(kind):
         texts = _texts(values)
         _check_labelled([text is None for text in texts], source)
         return encode_labels(texts, None, source)
     raise InputError(f"{source}: labels are {kind}; expected integers or strings")
+
+
+def _is_text(kind: Any) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _texts(values: Any) -> list[Any]:
@@ -137,7 +141,7 @@ def stored_images(column: Any, rows: Sequence[int]) -> list[Stored]:
     if pa.types.is_struct(column.type):
         fields = dict(zip((field.name for field in column.type), column.flatten(), strict=True))
         contents = fields["bytes"]
-        if "path" in fields:
+        if "path" in fields and _is_text(fields["path"].type):
             paths = fields["path"].to_pylist()
     # What is too large to decode is not even copied.
     too_large = pc.fill_null(pc.greater(pc.binary_length(contents), MAX_BYTES), False).to_pylist()

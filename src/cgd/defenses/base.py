@@ -77,6 +77,11 @@ class Defense(ABC):
     source: ClassVar[str]
     needs: ClassVar[str]
 
+    def __post_init__(self) -> None:
+        for key, value in self.parameters().items():
+            if type(value) is int and value < 1:
+                raise InputError(f"{self.name}: {key} must be at least 1")
+
     def parameters(self) -> dict[str, Any]:
         """Parameter names and values."""
         return {f.name: getattr(self, f.name) for f in fields(self)}

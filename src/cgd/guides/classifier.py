@@ -53,7 +53,7 @@ class _Resizing(nn.Module):
 
 
 def _files(rest: str) -> list[Path]:
-    return [Path(rest) / name for name in ("model.safetensors", "model.json")]
+    return [Path(rest).expanduser() / name for name in ("model.safetensors", "model.json")]
 
 
 @register("classifier:RUN_DIR", _files)
@@ -63,7 +63,9 @@ def open_classifier(request: Request) -> Guide:
     Raises:
         InputError: there is no model in it.
     """
-    return ClassifierGuide(request.name, load_model(Path(request.rest)), request.device)
+    return ClassifierGuide(
+        request.name, load_model(Path(request.rest).expanduser()), request.device
+    )
 
 
 @register("demo")

@@ -23,6 +23,9 @@ OWN: dict[str, Callable[[int], nn.Module]] = {
 
 STAMPED = "stamped:"
 
+LARGEST_SIZE = 1024
+"""Height and width of images in pixels at most."""
+
 TIMM_SETTINGS = ("img_size", "patch_size", "embed_dim", "num_heads", "depth", "depths", "dims")
 """What may be set of a network of timm; no key that fetches anything."""
 
@@ -187,10 +190,13 @@ def load_model(folder: Path) -> Classifier:
 def _read_card(path: Path) -> ModelCard:
     record = read_json(path)
     try:
+        size = int(record["size"])
+        if not 0 < size <= LARGEST_SIZE:
+            raise ValueError(f"size {size}")
         return ModelCard(
             arch=str(record["arch"]),
             classes=tuple(str(name) for name in record["classes"]),
-            size=int(record["size"]),
+            size=size,
             mean=_three(record["mean"]),
             std=_three(record["std"]),
         )

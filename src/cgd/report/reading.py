@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from cgd.errors import InputError
 from cgd.files import read_json
+from cgd.models.classifier import LARGEST_SIZE
+from cgd.text import first_line
 from cgd.verdict import Finding
 
 PARTS = ("clean", "unused", "triggered")
@@ -91,8 +93,11 @@ def read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such file; name a run folder of cgd scan or defend")
     config = _object(path)
     classes = config.get("classes")
-    if not isinstance(classes, list) or not classes:
+    if not isinstance(classes, list) or not classes or not all(isinstance(c, str) for c in classes):
         raise InputError(f"{path}: names no classes; name a run folder of cgd scan or defend")
+    size = config.get("size", LARGEST_SIZE)
+    if type(size) is not int or not 0 < size <= LARGEST_SIZE:
+        raise InputError(f"{path}: size {size!r} is none of images; run the command again")
     return config
 
 
@@ -148,9 +153,8 @@ def read_scores(path: Path, classes: int) -> Scores:
         asked = table["guide_label"].is_valid().to_numpy()
         known = pc.index_in(table["part"].cast(pa.string()), pa.array(PARTS))
         part = np.array([*PARTS, ""])[known.fill_null(len(PARTS)).to_numpy()]
-    except (pa.ArrowException, KeyError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: not the scores of a scan ({reason})") from error
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: not the scores of a scan ({first_line(error)})") from error
     if not len(part):
         raise InputError(f"{path}: holds no samples; scan some data")
     label, guide_label, guide_rank, suspect_rank, score = columns
