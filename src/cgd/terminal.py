@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import fill, indent
 from typing import Any
 
 from rich.console import Console
@@ -22,32 +23,30 @@ MOST_NAMED = 5
 TITLES = {"ca": "clean accuracy", "asr": "attack success rate", "ra": "robust accuracy"}
 
 
-def _pairs(parameters: dict[str, Any]) -> str:
-    return "\n".join(f"{key}={value!r}" for key, value in parameters.items())
+def _print_entry(name: str, kind: str, source: str, needs: str, parameters: dict[str, Any]) -> None:
+    """Print what there is to know of an attack or a defence."""
+    told = f"{kind}, {source}" + (f"; needs {needs}" if needs else "")
+    pairs = ", ".join(f"{key}={value!r}" for key, value in parameters.items())
+    print(name)
+    for text in filter(None, (told, pairs)):
+        lines = fill(text, Console().width - 4, break_long_words=False, break_on_hyphens=False)
+        print(indent(lines, "    "))
 
 
 def print_attacks() -> None:
-    """Print the attacks as a table."""
-    table = Table(show_lines=True)
-    for title in ("name", "family", "source", "needs", "parameters"):
-        table.add_column(title, no_wrap=title in ("name", "family"), overflow="fold")
+    """Print the attacks, with their parameters."""
     for name, kind in sorted(attacks.ATTACKS.items()):
-        parameters = _pairs(attacks.make_attack(name).parameters())
-        table.add_row(name, kind.family, kind.source, kind.needs, parameters)
-    Console().print(table)
-    print("`cgd attack import` takes data that others have poisoned; see cgd attack --help")
+        parameters = attacks.make_attack(name).parameters()
+        _print_entry(name, kind.family, kind.source, kind.needs, parameters)
+    print("\n`cgd attack import` takes data that others have poisoned; see cgd attack --help")
 
 
 def print_defenses() -> None:
-    """Print the defences as a table, our own first."""
-    table = Table(show_lines=True)
-    for title in ("name", "kind", "source", "needs", "parameters"):
-        table.add_column(title, no_wrap=title in ("name", "kind"), overflow="fold")
+    """Print the defences, with their parameters; our own first."""
     needs = "a backdoored model, the poisoned data"
-    table.add_row("cgd", "repair", "arXiv 2507.05113", needs, _pairs(asdict(RETARGET)))
+    _print_entry("cgd", "repair", "arXiv 2507.05113", needs, asdict(RETARGET))
     for name, kind in sorted(DEFENSES.items()):
-        table.add_row(name, kind.kind, kind.source, kind.needs, _pairs(kind().parameters()))
-    Console().print(table)
+        _print_entry(name, kind.kind, kind.source, kind.needs, kind().parameters())
 
 
 def print_poisoned(out: Path, data: ImageData, manifest: Manifest) -> None:

@@ -1,6 +1,6 @@
 """From a run folder to one self-contained HTML file."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from cgd.errors import InputError
 from cgd.files import write_text
 from cgd.report import numbers
 from cgd.report.entropy_plot import entropy_plot
-from cgd.report.page import SHOWN_ELSEWHERE, template
+from cgd.report.page import METRICS, settings_of, template
 from cgd.report.pictures import thumbnail
 from cgd.report.reading import PARTS, Result, Scores, read_config, read_result, read_scores
 from cgd.report.repair import write_repair_report
@@ -28,19 +28,6 @@ MOST_NAMED = 5
 def _share(value: float) -> str:
     return numbers.share(value, 1)
 
-
-METRICS = (
-    ("ca", "Clean accuracy", "of clean test images recognised", "", True),
-    (
-        "asr",
-        "Attack success rate",
-        "of triggered test images taken for the target",
-        "asr_floor",
-        False,
-    ),
-    ("ra", "Robust accuracy", "of the same triggered images recognised", "ra_ceiling", True),
-)
-"""Key, title, meaning, key of what a cleanly trained model reaches, whether higher is better."""
 
 TRUTH: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("auroc", "AUROC of the poison score", "{:.3f}".format),
@@ -95,7 +82,7 @@ def write_report(run: Path, data: ImageData | None = None, out: Path | None = No
         most_classes=MOST_CLASSES,
         images=_images(scores, classes, data) if data else [],
         most_skipped=MOST_SKIPPED,
-        settings=_settings(config),
+        settings=settings_of(config),
     )
     path = (out or run) / "report.html"
     write_text(path, page)
@@ -262,20 +249,3 @@ def _images(scores: Scores, classes: Sequence[Any], data: ImageData) -> list[_Im
         )
         for row, path in zip(rows.tolist(), scores.paths(rows), strict=True)
     ]
-
-
-def _settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the settings as (name, value), without what the report shows elsewhere."""
-    return [
-        (plain(name), plain(_in_words(value)))
-        for name, value in config.items()
-        if name not in SHOWN_ELSEWHERE and value not in (None, [], {})
-    ]
-
-
-def _in_words(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {entry}" for key, entry in value.items())
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value)

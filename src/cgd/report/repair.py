@@ -3,14 +3,8 @@
 from pathlib import Path
 
 from cgd.files import write_text
-from cgd.report.page import SHOWN_ELSEWHERE, template
+from cgd.report.page import METRICS, settings_of, template
 from cgd.report.reading import read_config, read_result
-
-METRICS = (
-    ("ca", "Clean accuracy"),
-    ("asr", "Attack success rate"),
-    ("ra", "Robust accuracy"),
-)
 
 
 def write_repair_report(run: Path, out: Path) -> Path:
@@ -25,14 +19,10 @@ def write_repair_report(run: Path, out: Path) -> Path:
         result=result,
         metrics=[
             (title, result.before.get(key), result.after.get(key))
-            for key, title in METRICS
+            for key, title, *_ in METRICS
             if key in result.before or key in result.after
         ],
-        settings=[
-            (name, value)
-            for name, value in config.items()
-            if name not in SHOWN_ELSEWHERE and value not in (None, [], {})
-        ],
+        settings=settings_of(config),
     )
     path = out / "report.html"
     write_text(path, page)
