@@ -1,5 +1,6 @@
 """The `cgd` command: reads options, calls the library, prints a short answer."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,8 @@ def begin(
     ] = False,
 ) -> None:
     """Begin any command."""
+    if "LOCAL_RANK" not in os.environ:
+        return  # It was started by itself, and torch, which takes seconds, may not be needed.
     from cgd import processes
 
     command = context.invoked_subcommand
@@ -613,13 +616,12 @@ def demo(
 
 def main() -> None:
     """Run the command; 0 = done, 1 = failed, 2 = bad usage or bad input."""
-    from cgd import processes
-
     code = 1
     try:
         code = _exit_code(lambda: app(standalone_mode=False))
     finally:
-        processes.leave(failed=code != 0)
+        if processes := sys.modules.get("cgd.processes"):
+            processes.leave(failed=code != 0)
     sys.exit(code)
 
 

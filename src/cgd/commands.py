@@ -175,9 +175,13 @@ def scan(source: Source, out: Path, options: ScanOptions, model: ModelOptions | 
     options.check()
     if (model is None) != (options.suspect != OWN):
         raise InputError(f"--model is for --suspect {OWN}; give both, or neither")
+    if model:
+        model.check()
+    size = model.size if model else None
+    source.check(size)
     runs.check_folder(out, "scan")
     guide = options.open_guide(source.device)
-    data = source.load(model.size if model else None)
+    data = source.load(size)
     own = model.open(data) if model else None
     if own is None:
         options.check_arch(data)
@@ -209,6 +213,8 @@ def defend(
         options = options.of_run(scan_run)
     options.check()
     recipe = chosen.recipe(options.preset)
+    model.check()
+    source.check(model.size)
     guide = None if scan_run else options.open_guide(source.device)
     data, victim, opened = _opened(source, model, trial)
     device = source.device
@@ -274,6 +280,8 @@ def defend_with(
     if scan_run:
         options = options.of_run(scan_run)
     options.check()
+    model.check()
+    source.check(model.size)
     guide = options.open_guide(source.device) if chosen.scans and not scan_run else None
     data, victim, opened = _opened(source, model, trial)
     device = source.device

@@ -52,15 +52,23 @@ class Source:
         """Where to compute."""
         return pick_device(self.device_name)
 
+    def check(self, size: int | None = None) -> None:
+        """Refuse what does not fit before anything long begins.
+
+        Raises:
+            InputError: no such device, or the user wants another size than a model.
+        """
+        pick_device(self.device_name)
+        if size and self.size and size != self.size:
+            raise InputError(f"--size {self.size}: the model takes {size} pixels; leave it out")
+
     def load(self, size: int | None = None) -> ImageData:
         """Load the data, at `size` where a model asks for one.
 
         Raises:
-            InputError: the data cannot be used, or the user wants another size than the model.
+            InputError: the data cannot be used, or are asked for as `check` says.
         """
-        if size and self.size and size != self.size:
-            raise InputError(f"--size {self.size}: the model takes {size} pixels; leave it out")
-        pick_device(self.device_name)  # refuses another name before the images are decoded
+        self.check(size)
         return load_named(self.data, size or self.size, self.names)
 
     def settings(self, data: ImageData) -> dict[str, Any]:
@@ -475,28 +483,37 @@ class ModelOptions:
         """Input size, where the file says it."""
         return load_model(self.path).card.size if self.path.is_dir() else None
 
+    def check(self) -> None:
+        """Refuse what is no model before anything long begins.
+
+        Raises:
+            InputError: there is none, or options for it are missing, or have no effect.
+        """
+        if not self.path.exists():
+            raise InputError(
+                f"{self.path}: no such file or folder; name a run folder of cgd train, or weights"
+            )
+        if self.path.is_dir() and (self.mean or self.std):
+            raise InputError(
+                f"{self.path}: its model.json says how it is fed; --mean and --std are for "
+                "weight files"
+            )
+        if not self.path.is_dir() and self.arch is None:
+            raise InputError(
+                f"{self.path}: a weight file needs --arch, the architecture it belongs to"
+            )
+
     def open(self, data: ImageData) -> Classifier:
         """Load the model and make sure that it fits the data.
 
         Raises:
             InputError: it is not a model, of another architecture, or does not fit.
         """
+        self.check()
         if self.path.is_dir():
-            if self.mean or self.std:
-                raise InputError(
-                    f"{self.path}: its model.json says how it is fed; --mean and --std are for "
-                    "weight files"
-                )
             model = load_model(self.path)
-        elif not self.path.exists():
-            raise InputError(
-                f"{self.path}: no such file or folder; name a run folder of cgd train, or weights"
-            )
-        elif self.arch is None:
-            raise InputError(
-                f"{self.path}: a weight file needs --arch, the architecture it belongs to"
-            )
         else:
+            assert self.arch is not None
             card = ModelCard(self.arch, data.classes, data.size)
             mean = _channels("--mean", self.mean) if self.mean else card.mean
             std = _channels("--std", self.std) if self.std else card.std

@@ -17,8 +17,9 @@ from cgd.files import read_tensors, scratch, write_tensors
 from cgd.guides import DEFAULT_GUIDE, Guide, open_guide
 from cgd.metrics import accuracy
 from cgd.models import Classifier, ModelCard
+from cgd.models.classifier import try_out
 from cgd.presets import Preset, get_preset
-from cgd.split import Split
+from cgd.split import PARTS, Split
 from cgd.stopwatch import Stopwatch
 from cgd.suspect import SuspectRecipe, suspect_logits
 from cgd.training import pick_device, predict
@@ -50,6 +51,10 @@ class Scan:
     seconds: dict[str, float]
     passes: float
     fingerprint: str
+
+    def __repr__(self) -> str:
+        parts = (f"{len(getattr(self.split, name))} {name}" for name in PARTS)
+        return f"Scan({self.verdict.finding}, targets={self.verdict.targets}, {', '.join(parts)})"
 
 
 def scan(
@@ -158,11 +163,14 @@ def defend(
         A repaired model of the same kind.
 
     Raises:
-        InputError: data, scan and model do not belong together.
+        InputError: data, scan and model do not belong together, or it is no image classifier.
     """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model {model!r}: not a torch module; cgd.load_model opens a run folder")
     classifier = model if isinstance(model, Classifier) else None
     if classifier is None:
         classifier = Classifier(model, card or ModelCard("custom", data.classes, data.size))
+        try_out(copy.deepcopy(classifier).cpu())
     repaired = repair(
         classifier, data, scan, preset=preset, recipe=recipe, force=force, seed=seed, device=device
     )

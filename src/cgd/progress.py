@@ -15,20 +15,28 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def track(items: Iterable[T], label: str, *, total: int | None = None) -> Iterator[T]:
+def track(
+    items: Iterable[T], label: str, *, total: int | None = None, before: int = 0
+) -> Iterator[T]:
     """Yield from `items` and show how far along they are.
+
+    Args:
+        items: what is worked through.
+        label: what is shown before the number.
+        total: number of items; default: their length, if they have one.
+        before: number of items that were done before these, as when a killed run goes on.
 
     Nothing is printed for work that takes less than `SECONDS_BETWEEN_LINES` off a terminal.
     """
     if total is None and isinstance(items, Sized):
-        total = len(items)
+        total = len(items) + before
     if sys.stderr.isatty():
-        yield from _bar(items, label, total)
+        yield from _bar(items, label, total, before)
     else:
-        yield from _lines(items, label, total)
+        yield from _lines(items, label, total, before)
 
 
-def _bar(items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
+def _bar(items: Iterable[T], label: str, total: int | None, before: int) -> Iterator[T]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -45,15 +53,15 @@ def _bar(items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=total)
+        task = bar.add_task(label, total=total, completed=before)
         for item in items:
             yield item
             bar.advance(task)
 
 
-def _lines(items: Iterable[T], label: str, total: int | None) -> Iterator[T]:
+def _lines(items: Iterable[T], label: str, total: int | None, before: int) -> Iterator[T]:
     last = time.monotonic()
-    for done, item in enumerate(items, start=1):
+    for done, item in enumerate(items, start=before + 1):
         yield item
         if time.monotonic() - last >= SECONDS_BETWEEN_LINES:
             last = time.monotonic()

@@ -59,7 +59,14 @@ def run_folder(out: Path, command: str, settings: dict[str, Any]) -> Iterator[No
     if path.is_file():
         _same_run(out, read_json(path), config)
     else:
-        write_json(path, config)
+        try:
+            write_json(path, config)
+        except OSError as error:
+            if out.exists():
+                raise
+            raise InputError(
+                f"{out}: cannot be made ({error.strerror}); name another --out"
+            ) from error
     try:
         yield
     except InputError:
@@ -84,7 +91,9 @@ def check_folder(out: Path, command: str) -> None:
             raise InputError(
                 f"{out}: is a run folder of `cgd {there.get('command')}`; choose another --out"
             )
-    elif out.exists() and (not out.is_dir() or _foreign_files(out)):
+    elif out.exists() and not out.is_dir():
+        raise InputError(f"{out}: is a file; --out is a folder")
+    elif out.exists() and _foreign_files(out):
         raise InputError(f"{out}: not empty and not a run of this command; choose another --out")
 
 
@@ -104,6 +113,8 @@ def _same_run(out: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
 
 def _difference(key: str, there: Any, now: Any) -> str:
     """Name a setting that differs; with both values, where these are short."""
+    if key.endswith("_content"):
+        return f"the content of {key.removesuffix('_content')} differs"
     shown = f"{key}: {there!r} there, {now!r} now"
     return shown if len(shown) <= 200 else f"{key} differs"
 

@@ -66,20 +66,13 @@ def read_value(old: Any, text: str, whole: str) -> Any:
         if isinstance(old, bool):
             return _TRUTH[text.lower()]
         if isinstance(old, tuple):
-            values = tuple(float(number) for number in text.split(","))
-            if len(values) != len(old) or not all(map(math.isfinite, values)):
+            values = tuple(float(number) for number in text.split(",") if number)
+            if not all(map(math.isfinite, values)):
                 raise ValueError
             return values
         value = type(old)(text)
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{whole}: {text!r} is not {_kind(old)}") from error
+        raise InputError(f"{whole}: {text!r} is not of type {type(old).__name__}") from error
     return value
-
-
-def _kind(old: Any) -> str:
-    """What a value like this one is called."""
-    if isinstance(old, tuple):
-        return f"{len(old)} numbers with commas"
-    return f"of type {type(old).__name__}"

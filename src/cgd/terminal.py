@@ -5,6 +5,7 @@ from pathlib import Path
 from textwrap import fill, indent
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -93,6 +94,10 @@ def print_verdict(data: ImageData, found: Scan) -> None:
     verdict = found.verdict
     names = [plain(data.classes[target], 60) for target in verdict.targets]
     print(sentence(verdict.finding, names, verdict.interval, len(data)))
+    if verdict.finding == "unknown":
+        asked = found.map.asked
+        known = np.mean(found.map.guide_label[asked] == found.map.label[asked])
+        print(f"The guide agrees with {known:.0%} of {int(asked.sum())} labels.")
     if verdict.finding != "suspicious":
         return
     part, foremost = concentration(found.map)

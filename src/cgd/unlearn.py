@@ -324,7 +324,7 @@ def unlearn(
     objective.images_seen = int(more["images"]) if more else 0
     best = copy.deepcopy(model.state_dict())
     recorder = recorder_for(objective.images)
-    for number in track(range(kept + 1, recipe.rounds + 1), "unlearning"):
+    for number in track(range(kept + 1, recipe.rounds + 1), "unlearning", before=kept):
         model.train()
         batches = _batches(labels, seen, split.triggered, recipe, steps, seed + number)
         generator = seeded(seed, number)

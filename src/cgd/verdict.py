@@ -143,12 +143,15 @@ def sentence(finding: str, targets: Sequence[str], interval: Sequence[int], samp
         samples: number of samples.
 
     >>> sentence("poisoned", ["cat"], [40, 60], 1000)
-    "Poisoned: 40 to 60 of 1,000 samples, all labelled 'cat'."
+    "Poisoned: surely 40, perhaps up to 60 of 1,000 samples, all labelled 'cat'."
     """
     if finding == "poisoned":
         low, high = interval
         names = " or ".join(repr(name) for name in targets)
-        return f"Poisoned: {low:,} to {high:,} of {samples:,} samples, all labelled {names}."
+        return (
+            f"Poisoned: surely {low:,}, perhaps up to {high:,} of {samples:,} samples, all "
+            f"labelled {names}."
+        )
     return {
         "suspicious": "Suspicious: a class begins to stand out, but not surely. Look at the most "
         "suspicious samples.",

@@ -63,17 +63,18 @@ def test_a_grid_stopped_half_way_has_whole_seeds_each_with_its_benign_case(tmp_p
 
 
 def test_grids_share_settings_and_change_some(tmp_path: Path) -> None:
-    more = '[[grid]]\nmodels = ["a", "b"]\n[[grid]]\nseeds = [7]\n[full]\ndefended = 500\n'
+    models = 'models = ["tiny_resnet", "small_resnet"]'
+    more = f"[[grid]]\n{models}\n[[grid]]\nseeds = [7]\n[full]\ndefended = 500\n"
     suite = read(tmp_path, ("seeds = [4, 2]\n", "seeds = [4]\n" + more))
     assert [(grid.models, grid.seeds) for grid in suite.grids] == [
-        (("a", "b"), (4,)),
+        (("tiny_resnet", "small_resnet"), (4,)),
         (("tiny_resnet",), (7,)),
     ]
     assert {grid.defended for grid in suite.grids} == {60}
     full = read_suite(tmp_path / "tiny.toml", full=True)
     assert ({grid.defended for grid in full.grids}, full.protocol) == ({500}, "full")
     models = [scene.model for scene in suite.grids[0].scenes() if scene.attack == "none"]
-    assert models == ["a", "b"]
+    assert models == ["tiny_resnet", "small_resnet"]
 
 
 def test_a_suite_without_full_settings_says_so(tmp_path: Path) -> None:
@@ -113,7 +114,9 @@ def test_an_entry_can_name_its_rate_settings_and_circumstances(tmp_path: Path) -
         (('"badnets"', '"badnets@x"'), "the rate after @ and the target must be numbers"),
         (('"badnets"', '"badnets colour=1"'), "badnets takes patch"),
         (('name = "tiny"', ""), "name is missing"),
-        (("epochs = 1\nflip", "flip"), "missing 1 required positional argument: 'epochs'"),
+        (("epochs = 1\nflip", "flip"), "setting epochs is missing"),
+        (("defended = 60", "defended = -5"), "defended must be at least 1, not -5"),
+        (("tiny_resnet", "tiny_rsnet"), "model 'tiny_rsnet' is unknown"),
         (('"badnets"', '"badnets among=some"'), "among must be class:NUMBER"),
         (('"badnets"', '"badnets target=x"'), "the target must be numbers"),
         (('"badnets"', '"badnets among=5"'), "among must be class:NUMBER"),

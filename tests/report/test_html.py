@@ -176,12 +176,12 @@ def test_the_first_lines_say_what_was_found(tmp_path: Path) -> None:
 
 def test_the_verdict_comes_first(tmp_path: Path) -> None:
     verdict = {"verdict": "poisoned", "targets": [1], "interval": [3, 7]}
-    said = "Poisoned: 3 to 7 of 200 samples, all labelled &#39;dog&#39;."
+    said = "Poisoned: surely 3, perhaps up to 7 of 200 samples, all labelled &#39;dog&#39;."
     page = write_report(make_run(tmp_path / "scan", verdict=verdict)).read_text()
     assert f"<h1>{said}</h1>" in page
     measured = {"before": {"asr": 91.0}, "after": {"asr": 0.5}, "verdict": verdict}
     page = write_report(make_run(tmp_path / "defend", **measured)).read_text()
-    assert first_lines(page).count("Poisoned: 3 to 7") == 1
+    assert first_lines(page).count("Poisoned: surely 3") == 1
 
 
 def test_where_nothing_was_found_no_sample_is_called_poisoned(tmp_path: Path) -> None:

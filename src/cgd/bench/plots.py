@@ -64,6 +64,11 @@ class Plot:
     def __post_init__(self) -> None:
         if self.a_point_a not in ("", "defense"):
             raise InputError(f"a_point_a must be 'defense', not {self.a_point_a!r}")
+        for column in (self.x, *self.y):
+            if column not in TITLES and (column == self.x or column not in (ATTACKS, DEFENSES)):
+                raise InputError(
+                    f"{self.file}: no column {column!r}; there are {', '.join(TITLES)}"
+                )
         for rows in (ATTACKS, DEFENSES):
             if rows in self.y and len(self.y) > 1:
                 raise InputError(f"{self.file}: {rows!r} stands alone in y")

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -10,6 +10,7 @@ from cgd.bench.defenses import read_defense
 from cgd.bench.plots import Plot
 from cgd.bench.scenes import GIVEN, NONE, Scene, read_scene
 from cgd.errors import InputError
+from cgd.models.classifier import check_arch
 from cgd.training import Recipe
 
 STAND_IN = "stand-in"
@@ -155,10 +156,20 @@ def _suite(record: dict[str, Any], full: bool) -> Suite:
     if protocol not in ("small", "full"):
         raise InputError(f"protocol must be small or full, not {protocol!r}")
     for grid in made:
-        for entry in grid.defenses:
-            read_defense(entry)
+        _check(grid)
     _check_shared(made)
     return Suite(named["name"], named["question"], protocol, made, plots)
+
+
+def _check(grid: Grid) -> None:
+    """Refuse numbers and names that would fail hours later."""
+    for name, least in (("defended", 1), ("epochs", 1), ("guide_epochs", 1), ("trusted", 0)):
+        if getattr(grid, name) < least:
+            raise InputError(f"{name} must be at least {least}, not {getattr(grid, name)}")
+    for arch in {*grid.models, grid.guide_model, grid.suspect_model or grid.models[0]}:
+        check_arch(arch)
+    for entry in grid.defenses:
+        read_defense(entry)
 
 
 def _tables(record: dict[str, Any], name: str) -> list[dict[str, Any]]:
@@ -198,11 +209,11 @@ def _made(kind: type, record: Mapping[str, Any]) -> Any:
     known = {field.name for field in fields(kind)}
     if unknown := set(record) - known:
         raise InputError(f"unknown settings {', '.join(sorted(unknown))}")
+    needed = [f.name for f in fields(kind) if f.default is MISSING]
+    if missing := [name for name in needed if name not in record]:
+        raise InputError(f"setting {missing[0]} is missing")
     values = {key: tuple(v) if isinstance(v, list) else v for key, v in record.items()}
-    try:
-        made = kind(**values)
-    except TypeError as error:
-        raise InputError(str(error).partition("() ")[2]) from error
+    made = kind(**values)
     for field in fields(kind):
         value = getattr(made, field.name)
         wanted = get_origin(field.type) or field.type

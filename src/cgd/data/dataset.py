@@ -62,6 +62,12 @@ class ImageData:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        return (
+            f"ImageData({len(self)} images of {self.size} pixels, {len(self.classes)} classes, "
+            f"source={self.source!r})"
+        )
+
     @property
     def size(self) -> int:
         """Height and width of the decoded images, in pixels."""

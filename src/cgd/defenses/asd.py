@@ -15,6 +15,7 @@ from cgd.defenses.contrastive import pretrain
 from cgd.defenses.features import Floats
 from cgd.defenses.mixmatch import MixMatch, lowest, sample_losses, symmetric_entropy
 from cgd.defenses.scratch import all_rows, augmented, fit, fit_head, fresh_model
+from cgd.errors import InputError
 from cgd.models import Classifier
 from cgd.progress import track
 from cgd.training import Recipe, autocast
@@ -49,6 +50,11 @@ class AdaptiveSplitting(Scheme):
     additions: int = 12
     trusted: float = 0.5
     trial_lr: float = 0.015
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.epochs) != 3:
+            raise InputError(f"{self.name}: epochs must be three numbers, as in 60,30,30")
 
     def cleanse(self, model: Classifier, data: ImageData, terms: Terms) -> Defended:
         seeds, images = self._seeds(data, terms)

@@ -137,7 +137,9 @@ def make_defense(name: str, **parameters: Any) -> Defense:
         InputError: no such defence or parameter.
     """
     if name not in DEFENSES:
-        raise InputError(f"defense {name!r} is unknown; there are {', '.join(sorted(DEFENSES))}")
+        raise InputError(
+            f"defense {name!r} is unknown; there are cgd, {', '.join(sorted(DEFENSES))}"
+        )
     known = tuple(f.name for f in fields(DEFENSES[name]))
     for key in parameters:
         if key not in known:

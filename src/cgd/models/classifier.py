@@ -91,11 +91,11 @@ def build(card: ModelCard, *, seed: int = 0) -> Classifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Classifier(_network(card.arch, len(card.classes)), card)
-    _try_out(model)
+    try_out(model)
     return model
 
 
-def _try_out(model: Classifier) -> None:
+def try_out(model: Classifier) -> None:
     """Make sure that the network takes images of this size and gives a logit a class."""
     card = model.card
     images = torch.zeros(2, 3, card.size, card.size, dtype=torch.uint8)
@@ -110,6 +110,16 @@ def _try_out(model: Classifier) -> None:
     if not isinstance(logits, Tensor) or logits.shape != (2, len(card.classes)):
         raise InputError(f"model {card.arch!r}: is no image classifier; {_REMEDY}")
     model.train()
+
+
+def check_arch(arch: str) -> None:
+    """Refuse an architecture that there is not.
+
+    Raises:
+        InputError: it is unknown, or its settings do not fit.
+    """
+    with torch.random.fork_rng(devices=[]):
+        _network(arch, 2)
 
 
 def _network(arch: str, classes: int) -> nn.Module:
@@ -151,8 +161,9 @@ def _meant(arch: str) -> str:
 _REMEDY = f"use one of {', '.join(OWN)}, torchvision:NAME or timm:NAME (pip install timm)"
 
 
-def save_model(folder: Path, model: Classifier) -> None:
+def save_model(folder: Path | str, model: Classifier) -> None:
     """Write `model.safetensors` and `model.json` into `folder`."""
+    folder = Path(folder)
     write_json(folder / "model.json", asdict(model.card))
     write_tensors(folder / "model.safetensors", model.net.state_dict())
 
@@ -175,12 +186,13 @@ def _settings(text: str) -> dict[str, Any]:
     return found
 
 
-def load_model(folder: Path) -> Classifier:
+def load_model(folder: Path | str) -> Classifier:
     """Load what `save_model` wrote.
 
     Raises:
         InputError: a file is missing or broken, or weights and architecture disagree.
     """
+    folder = Path(folder)
     if not (folder / "model.json").is_file():
         raise InputError(f"{folder}: no model.json there; name a run folder of `cgd train`")
     card = _read_card(folder / "model.json")
@@ -209,7 +221,7 @@ def _three(values: Sequence[float]) -> tuple[float, float, float]:
     return r, g, b
 
 
-def load_checkpoint(path: Path, card: ModelCard) -> Classifier:
+def load_checkpoint(path: Path | str, card: ModelCard) -> Classifier:
     """Load foreign weights: a safetensors file, or a PyTorch file of plain tensors.
 
     A PyTorch file is opened with `weights_only=True`, so no code in it can run. A state dict may
@@ -218,6 +230,7 @@ def load_checkpoint(path: Path, card: ModelCard) -> Classifier:
     Raises:
         InputError: the file is missing, holds pickled objects, or fits another architecture.
     """
+    path = Path(path)
     if path.suffix == ".safetensors":
         return _with_weights(card, _plain_state(read_tensors(path), path), path)
     if not path.is_file():

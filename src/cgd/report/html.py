@@ -64,7 +64,8 @@ def write_report(run: Path, data: ImageData | None = None, out: Path | None = No
             f"{run}: the run is of {len(scores.label)} samples, but {data.source} has "
             f"{len(data)}; name the data it was made from"
         )
-    rows, asked = _class_rows(scores, classes), scores.asked
+    targets = result.verdict.targets if result.verdict else ()
+    rows, asked = _class_rows(scores, classes, targets), scores.asked
     verdict = _verdict(result, classes, len(scores.label))
     headline = _headline(result, verdict, scores)
     page = template("template.html").render(
@@ -154,8 +155,8 @@ def _findings(
 
 
 def _little_known(rows: Sequence["_ClassRow"]) -> str:
-    """Name the classes in which the guide contradicts most labels."""
-    names = [row.name for row in rows if 2 * row.agreed < row.asked]
+    """Name the classes, besides targets, in which the guide contradicts most labels."""
+    names = [row.name for row in rows if 2 * row.agreed < row.asked and not row.target]
     if not names:
         return ""
     listed = ", ".join(f"“{name}”" for name in names[:MOST_NAMED])
@@ -200,16 +201,19 @@ def _class_name(classes: Sequence[Any], number: int) -> str:
 @dataclass(frozen=True)
 class _ClassRow:
     """One given label: `samples` carry it, `triggered` of them look poisoned, and for `agreed` of
-    the `asked` ones the guide says the same."""
+    the `asked` ones the guide says the same; `target`: it is found to be the attacker's."""
 
     name: str
     samples: int
     triggered: int
     asked: int
     agreed: int
+    target: bool
 
 
-def _class_rows(scores: Scores, classes: Sequence[Any]) -> list[_ClassRow]:
+def _class_rows(
+    scores: Scores, classes: Sequence[Any], targets: tuple[int, ...]
+) -> list[_ClassRow]:
     """Return a row a class, those with the largest triggered share first."""
     labels = scores.label
     count = len(classes)
@@ -217,9 +221,12 @@ def _class_rows(scores: Scores, classes: Sequence[Any]) -> list[_ClassRow]:
     triggered = np.bincount(labels[scores.part == "triggered"], minlength=count)
     asked = np.bincount(labels[scores.asked], minlength=count)
     agreed = np.bincount(labels[labels == scores.guide_label], minlength=count)
-    counts = np.stack([samples, triggered, asked, agreed], axis=1)
     order = np.argsort(-triggered / np.maximum(samples, 1), kind="stable")
-    return [_ClassRow(_class_name(classes, c), *counts[c].tolist()) for c in order.tolist()]
+    counts = np.stack([samples, triggered, asked, agreed], axis=1)[order].tolist()
+    return [
+        _ClassRow(_class_name(classes, c), s, t, q, a, c in targets)
+        for c, (s, t, q, a) in zip(order.tolist(), counts, strict=True)
+    ]
 
 
 @dataclass(frozen=True)

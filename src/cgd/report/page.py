@@ -45,7 +45,7 @@ def settings_of(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         (plain(name), plain(_in_words(value)))
         for name, value in config.items()
-        if name not in SHOWN_ELSEWHERE and value not in (None, [], {})
+        if not (name in SHOWN_ELSEWHERE or name.endswith("_content") or value in (None, [], {}))
     ]
 
 
