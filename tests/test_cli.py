@@ -20,9 +20,11 @@ import torch
 from PIL import Image
 
 from cgd import cli
+from cgd.data import load
 from cgd.files import content_hash
 from cgd.inputs import ScanOptions
 from cgd.models import load_model
+from cgd.training import predict
 from cgd.verdict import Verdict
 
 CLASSES = ("blue", "green", "red")
@@ -268,7 +270,7 @@ def test_another_scan_or_clean_data_in_the_same_place_is_another_run(
             assert cgd("scan", world["poisoned"], *guide, "--seed", seed).code == 0
         answer = cgd(*arguments)
         assert answer.code == code, answer.err
-    assert {"scan": "scan_content", "clean": "clean_fingerprint"}[named] in answer.err
+    assert {"scan": "content of scan", "clean": "clean_fingerprint"}[named] in answer.err
 
 
 def test_the_own_checkpoint_can_be_the_suspect(
@@ -470,7 +472,7 @@ def test_another_guide_in_the_same_file_is_another_run(
         np.save(path, np.random.default_rng(seed).normal(size=(120, 3)).astype(np.float32))
         answer = cgd(*arguments)
         assert answer.code == code, answer.err
-    assert "guide_content" in answer.err
+    assert "the content of guide differs" in answer.err
 
 
 def test_the_weights_of_a_guide_are_part_of_its_content(tmp_path: Path) -> None:
@@ -1062,7 +1064,7 @@ def test_an_attacker_who_controls_the_training_leaves_data_and_model(
     ("options", "message"),
     [
         (("--rate", 0), "rate 0.0: must be above 0"),
-        (("--target", 9), "target 9: the classes are 0 to 2"),
+        (("--target", 9), "nor a number from 0 to 2"),
         (("--set", "levels=1"), "levels must be from 2"),
         (("--set", "colour=1"), "bpp takes levels, negative_ratio as KEY=VALUE"),
     ],
@@ -1129,6 +1131,49 @@ def test_test_images_of_some_other_classes_are_refused(
     assert "matched by position" in answer.err
 
 
+def test_test_images_may_lack_classes_of_the_model(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    few = shutil.copytree(world["test"], tmp_path / "few")
+    shutil.rmtree(few / "blue")
+    for name, images in (("few", few), ("all", world["test"])):
+        arguments = ("evaluate", world["victim"], "--test", images, "--out", tmp_path / name)
+        assert cgd(*arguments).code == 0
+    # Without blue, two thirds of the images are left, and each of them is judged as before.
+    answers = predict(load_model(world["victim"]), load(world["test"]).images).argmax(1)
+    labels = load(world["test"]).labels
+    for name, rows in (("all", labels >= 0), ("few", labels > 0)):
+        accuracy = 100 * (answers == labels)[rows].float().mean().item()
+        assert result(tmp_path / name)["before"]["ca"] == pytest.approx(accuracy, abs=1e-4)
+
+
+def test_a_run_folder_among_the_class_folders_is_refused(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    photos = shutil.copytree(world["photos"], tmp_path / "photos")
+    out = photos / "run"
+    assert "class folders" in refuse(cgd("train", photos, "--epochs", "1", "--out", out), out)
+
+
+def test_a_run_folder_that_cannot_be_made_is_refused(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        answer = cgd("train", world["photos"], "--epochs", "1", "--out", out)
+        assert answer.code == 2, answer.err
+        assert str(out) in answer.err
+
+
+def test_help_needs_no_torch() -> None:
+    # Its import takes seconds.
+    code = "import sys; sys.argv = ['cgd', 'scan', '--help']\nfrom cgd.cli import main\n"
+    code += "try:\n main()\nexcept SystemExit:\n assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--guide" in done.stdout
+
+
 def test_a_scan_with_other_names_is_told_from_one_of_other_data(
     cgd: Run, world: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -1139,6 +1184,21 @@ def test_a_scan_with_other_names_is_told_from_one_of_other_data(
     out = tmp_path / "out"
     answer = cgd(*defend_arguments(world, out, "--scan", tmp_path / "scan"))
     assert "give --names as to `cgd scan`" in refuse(answer, out)
+
+
+def test_a_target_has_a_name_or_a_number(cgd: Run, world: dict[str, Path], tmp_path: Path) -> None:
+    for name, target in (("number", "1"), ("name", "green")):
+        arguments = ("attack", "badnets", world["photos"], "--target", target)
+        assert cgd(*arguments, "--out", tmp_path / name).code == 0
+    truths = [(tmp_path / name / "poison.json").read_text() for name in ("number", "name")]
+    assert truths[0] == truths[1]
+    assert json.loads(truths[0])["target"] == 1
+    for target in ("grey", "3", "-1"):
+        out = tmp_path / "out"
+        told = refuse(
+            cgd("attack", "badnets", world["photos"], "--target", target, "--out", out), out
+        )
+        assert f"target {target}: not a class" in told
 
 
 def test_a_folder_does_not_hide_the_attack_of_its_name(

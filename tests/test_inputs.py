@@ -28,7 +28,7 @@ def test_an_index_counts_the_images_that_could_not_be_used(
     for name, values in (("rows", [12]), ("labels", [0] * 10 + [1, 1, 0] + [1] * 7)):
         (tmp_path / f"{name}.json").write_text(json.dumps(values))
     for listed in ((tmp_path / "rows.json", None), (None, tmp_path / "labels.json")):
-        made = ImportOptions(*listed, None, 0, ()).open(source(folder))
+        made = ImportOptions(*listed, None, "0", ()).open(source(folder))
         assert [made.data.paths[row] for row in made.manifest.poison] == ["b/2.png"]
 
 

@@ -286,6 +286,16 @@ def test_a_plain_module_is_repaired_as_the_classifier_around_it(
     assert not all(torch.equal(otherwise[name], expected[name]) for name in expected)
 
 
+def test_what_is_no_image_classifier_is_refused(toy_data: DataMaker) -> None:
+    data = toy_data(120)
+    found = scan(data, table(), suspect=QUICK, arch="tiny_resnet", device=CPU)
+    for model, told in ((nn.Linear(3, 3), "does not take images of"), ("victim", "load_model")):
+        with pytest.raises(InputError, match=told):
+            defend(model, data, found, device=CPU)  # type: ignore[arg-type]
+    assert repr(found).startswith("Scan(")
+    assert len(repr(found)) + len(repr(data)) < 300
+
+
 @pytest.mark.parametrize(("n", "seed"), [(90, 0), (120, 1)], ids=["fewer", "as many"])
 def test_the_scan_of_other_data_is_refused(
     scanned: tuple[ImageData, Scan], toy_data: DataMaker, n: int, seed: int

@@ -144,7 +144,7 @@ AttackRun = Annotated[
     ),
 ]
 Rate = Annotated[float, typer.Option(help="Poisoned share of all samples.")]
-Target = Annotated[int, typer.Option(help="Number of the attacker's class.")]
+Target = Annotated[str, typer.Option(help="The attacker's class: its name, or its number.")]
 Parameter = Annotated[
     list[str] | None,
     typer.Option("--set", help="Parameter of the attack as KEY=VALUE; can be repeated."),
@@ -208,7 +208,7 @@ def attack(
     ] = None,
     out: Out = Path("poisoned"),
     rate: Rate = 0.05,
-    target: Target = 0,
+    target: Target = "0",
     parameter: Parameter = None,
     form: Annotated[
         Literal["parquet", "folder"],
@@ -251,7 +251,7 @@ def attack(
 
     cgd attack list
 
-    cgd attack badnets photos/ --rate 0.05 --target 0 --set patch=4 --preview --out poisoned
+    cgd attack badnets photos/ --rate 0.05 --target cat --set patch=4 --preview --out poisoned
 
     cgd attack import photos/ --index poisoned-rows.csv --out imported
 
@@ -302,7 +302,7 @@ def train(
         ),
     ] = None,
     rate: Rate = 0.05,
-    target: Target = 0,
+    target: Target = "0",
     parameter: Parameter = None,
     size: Size = None,
     names: Names = None,

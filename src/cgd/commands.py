@@ -53,13 +53,14 @@ from cgd.training import train as fit
 
 def attack(source: Source, out: Path, planned: AttackOptions, form: Format, preview: bool) -> None:
     """`cgd attack`: write a poisoned copy of a data set."""
+    source.check(out)
     runs.check_folder(out, "attack")
     chosen = planned.make()
     data = source.load()
-    settings = {**source.settings(data), **planned.settings(chosen), "format": form}
+    settings = {**source.settings(data), **planned.settings(chosen, data), "format": form}
     with runs.run_folder(out, "attack", settings):
         poisoned, manifest = attacks.poison(
-            data, chosen, **planned.choice, seed=source.seed, device=source.device
+            data, chosen, **planned.choice(data), seed=source.seed, device=source.device
         )
         before, after, caption = shown(data, poisoned, chosen, manifest)
         attacks.write_poisoned(out, poisoned, chosen, manifest, form=form)
@@ -76,6 +77,7 @@ def import_poisoned(
     source: Source, out: Path, options: ImportOptions, form: Format, preview: bool
 ) -> None:
     """`cgd attack import`: write poisoned data that others made as a run folder of `cgd attack`."""
+    source.check(out)
     runs.check_folder(out, "attack")
     made = options.open(source)
     data, manifest = made.data, made.manifest
@@ -110,13 +112,14 @@ def train(
     planned: AttackOptions | None,
 ) -> None:
     """`cgd train`: train a classifier, from scratch or from where a killed run stopped."""
+    source.check(out)
     runs.check_folder(out, "train")
     chosen = planned.make() if planned else None
     data, device = source.load(), source.device
     model = build(ModelCard(arch, data.classes, data.size), seed=source.seed)
     opened = trial.open(model, source.names, source.data)
     settings = {**source.settings(data), "arch": arch, "recipe": asdict(recipe)}
-    settings |= planned.settings(chosen) if planned and chosen else {}
+    settings |= planned.settings(chosen, data) if planned and chosen else {}
     with runs.run_folder(out, "train", settings):
         checkpoint, stopwatch = out / "training.partial", Stopwatch(out / "seconds.json")
         if (out / "model.safetensors").is_file():
@@ -140,7 +143,8 @@ def train(
             save_model(out, model)
         checkpoint.unlink(missing_ok=True)
     if planned and opened.test:
-        opened = replace(opened, attack=attacks.read_poisoned(out)[0], target=planned.target)
+        planted, truth = attacks.read_poisoned(out)
+        opened = replace(opened, attack=planted, target=truth.target)
     measured = opened.measure(model, device)
     skipped = [asdict(entry) for entry in data.skipped]
     record = runs.evaluation_record(measured, None, None)
@@ -163,7 +167,7 @@ def _controlled(
         Labels of the poisoned data, and what changes a batch.
     """
     labels, manifest = attacks.choose(
-        data, chosen, **planned.choice, seed=source.seed, device=source.device
+        data, chosen, **planned.choice(data), seed=source.seed, device=source.device
     )
     poisoned = attacks.planted(data, labels, chosen, manifest, source.device)
     attacks.write_poisoned(out, poisoned, chosen, manifest)
@@ -178,7 +182,7 @@ def scan(source: Source, out: Path, options: ScanOptions, model: ModelOptions | 
     if model:
         model.check()
     size = model.size if model else None
-    source.check(size)
+    source.check(out, size)
     runs.check_folder(out, "scan")
     guide = options.open_guide(source.device)
     data = source.load(size)
@@ -214,7 +218,7 @@ def defend(
     options.check()
     recipe = chosen.recipe(options.preset)
     model.check()
-    source.check(model.size)
+    source.check(out, model.size)
     guide = None if scan_run else options.open_guide(source.device)
     data, victim, opened = _opened(source, model, trial)
     device = source.device
@@ -281,7 +285,7 @@ def defend_with(
         options = options.of_run(scan_run)
     options.check()
     model.check()
-    source.check(model.size)
+    source.check(out, model.size)
     guide = options.open_guide(source.device) if chosen.scans and not scan_run else None
     data, victim, opened = _opened(source, model, trial)
     device = source.device

@@ -52,13 +52,21 @@ class Source:
         """Where to compute."""
         return pick_device(self.device_name)
 
-    def check(self, size: int | None = None) -> None:
+    def check(self, out: Path, size: int | None = None) -> None:
         """Refuse what does not fit before anything long begins.
 
+        Args:
+            out: the run folder.
+            size: what a model takes, in pixels.
+
         Raises:
-            InputError: no such device, or the user wants another size than a model.
+            InputError: no such device, a run folder among the class folders, or the user wants
+                another size than the model.
         """
         pick_device(self.device_name)
+        data = Path(self.data)
+        if _is_class_folders(data) and out.resolve().is_relative_to(data.resolve()):
+            raise InputError(f"{out}: is among the class folders of the data; name another --out")
         if size and self.size and size != self.size:
             raise InputError(f"--size {self.size}: the model takes {size} pixels; leave it out")
 
@@ -66,9 +74,8 @@ class Source:
         """Load the data, at `size` where a model asks for one.
 
         Raises:
-            InputError: the data cannot be used, or are asked for as `check` says.
+            InputError: the data cannot be used.
         """
-        self.check(size)
         return load_named(self.data, size or self.size, self.names)
 
     def settings(self, data: ImageData) -> dict[str, Any]:
@@ -96,7 +103,7 @@ class AttackOptions:
 
     name: str
     rate: float
-    target: int
+    target: str
     pairs: tuple[str, ...]
 
     def make(self) -> attacks.Attack:
@@ -107,14 +114,17 @@ class AttackOptions:
         """
         return attacks.make_attack(self.name, **attacks.read_parameters(self.name, self.pairs))
 
-    @property
-    def choice(self) -> dict[str, Any]:
-        """Rate and target, as `cgd.attacks.poison` takes them."""
-        return {"rate": self.rate, "target": self.target}
+    def choice(self, data: ImageData) -> dict[str, Any]:
+        """Rate and target, as `cgd.attacks.poison` takes them.
 
-    def settings(self, made: attacks.Attack) -> dict[str, Any]:
+        Raises:
+            InputError: there is no such class.
+        """
+        return {"rate": self.rate, "target": _class_number(self.target, data)}
+
+    def settings(self, made: attacks.Attack, data: ImageData) -> dict[str, Any]:
         """Return the options as they are written to `config.json`."""
-        return {"attack": self.name, "parameters": made.parameters(), **self.choice}
+        return {"attack": self.name, "parameters": made.parameters(), **self.choice(data)}
 
 
 @dataclass(frozen=True)
@@ -133,7 +143,7 @@ class ImportOptions:
     index: Path | None
     labels: Path | None
     clean: str | None
-    target: int
+    target: str
     parameters: tuple[str, ...]
 
     @property
@@ -184,7 +194,8 @@ class ImportOptions:
             )
         record = read_record(source.data)
         clean = load(self.clean, size=source.size or common_size(record.images))
-        return import_record(record, clean, self.target, seed=source.seed)
+        target = _class_number(self.target, clean)
+        return import_record(record, clean, target, seed=source.seed)
 
 
 @dataclass(frozen=True)
@@ -264,6 +275,18 @@ class ScanOptions:
             return SUSPECTS[self.suspect] if self.suspect else None
         assert own is not None
         return own
+
+
+def _class_number(text: str, data: ImageData) -> int:
+    """Read the name or the number of a class."""
+    if text in data.classes:
+        return data.classes.index(text)
+    if not text.isdecimal() or int(text) >= len(data.classes):
+        raise InputError(
+            f"target {text}: not a class of {data.source}, nor a number from 0 to "
+            f"{len(data.classes) - 1}"
+        )
+    return int(text)
 
 
 def _set(settings: Any, pairs: tuple[str, ...]) -> Any:
@@ -435,6 +458,7 @@ class TrialOptions:
             return Trial()
         test = load_named(self.test, model.card.size, names)
         print_skipped(test)
+        test = _numbered_as(model.card.classes, test)
         check_fit(model, test)
         _warn_of_names(model, test)
         if _is_attack_run(Path(self.test)):
@@ -523,6 +547,15 @@ class ModelOptions:
         return model
 
 
+def _numbered_as(classes: tuple[str, ...], data: ImageData) -> ImageData:
+    """Number the classes as a model does, where it knows all their names: test images may have them
+    in another order, or lack some."""
+    if data.classes == classes or not set(data.classes) <= set(classes):
+        return data
+    numbers = torch.tensor([classes.index(name) for name in data.classes])
+    return replace(data, labels=numbers[data.labels], classes=classes)
+
+
 def _warn_of_names(model: Classifier, data: ImageData) -> None:
     known = model.card.classes
     if not set(known) & set(data.classes):
@@ -588,6 +621,12 @@ def _classes_of(run: Path) -> list[str] | None:
     config = read_json(path) if path.is_file() else None
     classes = config.get("classes") if isinstance(config, Mapping) else None
     return [str(name) for name in classes] if isinstance(classes, list) else None
+
+
+def _is_class_folders(folder: Path) -> bool:
+    if not os.path.isdir(folder) or _is_attack_run(folder):  # which takes any string
+        return False
+    return not (folder / "config.json").is_file() and not any(folder.glob("*.parquet"))
 
 
 def _is_attack_run(folder: Path) -> bool:

@@ -96,8 +96,8 @@ def test_images_are_normalised_as_torchvision_does_it() -> None:
 
 def test_a_saved_model_comes_back(tmp_path: Path) -> None:
     model = lived_in().to(memory_format=torch.channels_last)
-    save_model(tmp_path, model)
-    loaded = load_model(tmp_path)
+    save_model(str(tmp_path), model)
+    loaded = load_model(str(tmp_path))
     assert loaded.card == CARD
     torch.testing.assert_close(logits_of(loaded), logits_of(model))
     ours, theirs = model.state_dict(), loaded.state_dict()
