@@ -203,6 +203,18 @@ def test_many_classes_that_the_guide_does_not_know_are_not_all_listed(tmp_path: 
     assert "and 45 more" in said
 
 
+def test_the_guide_is_not_blamed_for_what_it_contradicts_in_a_target(tmp_path: Path) -> None:
+    verdict = {"verdict": "poisoned", "targets": [1], "interval": [3, 7]}
+    label = np.arange(200) % 3
+    run = make_run(tmp_path, verdict=verdict)
+    said = {}
+    for strange in (1, 2):
+        rewrite(run, label=label, guide_label=np.where(label == strange, 0, label))
+        said[strange] = first_lines(write_report(run).read_text())
+    assert "knows too little" not in said[1]
+    assert "contradicts most of them in “frog”: there it knows too little" in said[2]
+
+
 def test_likely_poisoned_images_come_first(tmp_path: Path) -> None:
     part = np.full(200, "clean", "U9")
     part[[5, 150]] = "triggered"
