@@ -171,6 +171,7 @@ class Sign:
         look: number of the look in which the poison is clearest.
         alone: the guide alone tells it, whatever the suspect thinks.
         clear: see `_clearly_poison`.
+        estimated: sum of the probabilities of being poison.
         surely: number of samples that are surely poison.
     """
 
@@ -178,6 +179,7 @@ class Sign:
     look: int
     alone: bool
     clear: float
+    estimated: float
     surely: int
 
     @property
@@ -290,13 +292,18 @@ def _seen(looks: Sequence[EntropyMap], look: int, alone: bool) -> EntropyMap:
 def _sign(looks: Sequence[EntropyMap], target: int, look: int, alone: bool = False) -> Sign:
     probability = poison_probability(_seen(looks, look, alone), target)
     surely = int((probability > SURELY).sum())
-    return Sign(target, look, alone, _clearly_poison(probability), surely)
+    return Sign(target, look, alone, _clearly_poison(probability), probability.sum(), surely)
 
 
 def _clearest(looks: Sequence[EntropyMap], target: int) -> Sign:
-    """Choose among the guide alone and the looks in which the target begins to stand out."""
+    """Choose among the guide alone and the looks in which the target begins to stand out.
+
+    That which takes most samples for poison may only be the vaguest: what is clear counts as far as
+    it is of all that is taken for poison.
+    """
     alone = _sign(looks, target, len(looks) - 1, alone=True)
-    return max([alone, *_beginning(looks, target)], key=lambda sign: sign.clear)
+    signs = [alone, *_beginning(looks, target)]
+    return max(signs, key=lambda sign: sign.clear**2 / max(sign.estimated, 1.0))
 
 
 def _beginning(looks: Sequence[EntropyMap], target: int) -> list[Sign]:
