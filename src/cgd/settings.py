@@ -63,16 +63,16 @@ def read_value(old: Any, text: str, whole: str) -> Any:
         InputError: it is of another type, or not finite.
     """
     try:
+        value: Any
         if isinstance(old, bool):
-            return _TRUTH[text.lower()]
-        if isinstance(old, tuple):
-            values = tuple(float(number) for number in text.split(",") if number)
-            if not all(map(math.isfinite, values)):
-                raise ValueError
-            return values
-        value = type(old)(text)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError
+            value = _TRUTH[text.lower()]
+        elif isinstance(old, tuple):
+            value = tuple(float(number) for number in text.split(",") if number)
+        else:
+            value = type(old)(text)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{whole}: {text!r} is not of type {type(old).__name__}") from error
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, float) and not math.isfinite(number):
+            raise InputError(f"{whole}: must be finite")
     return value

@@ -77,7 +77,7 @@ def test_the_seed_draws_the_field(noise_images: ImagesMaker) -> None:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"grid": 1}, "grid must be at least 2, not 1"),
+        ({"grid": 1}, "grid must be 2 to 1024, not 1"),
         ({"strength": 0.0}, "strength must be above 0"),
         ({"strength": float("nan")}, "strength must be above 0"),
         ({"strength": float("inf")}, "strength must be above 0"),

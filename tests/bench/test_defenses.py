@@ -106,7 +106,7 @@ def test_a_repair_says_what_it_takes_as_clean() -> None:
         ("anp clean=cgd:0%", "share"),
         ("anp clean=cgd:abc", "use cgd, cgd:5%"),
         ("anp clean=cgd eps=-1", "eps=-1: must be zero or more"),
-        ("anp clean=cgd eps=nan", "must be zero or more"),
+        ("anp clean=cgd eps=nan", "must be finite"),
         ("scores", "after 'scores', name one of cgd, guide"),
         ("scores magic", "after 'scores', name one of cgd, guide"),
     ],
