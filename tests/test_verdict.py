@@ -261,25 +261,26 @@ def test_two_targets_are_both_named_and_the_guide_alone_tells_their_poison() -> 
     assert (poison & found).sum() > 0.55 * found.sum()  # the guide is wrong here and there
 
 
-def test_a_look_that_is_sure_is_preferred_to_a_guide_that_claims_more() -> None:
-    """500 poisoned samples of class 1 come from all classes and are learned early; of its clean
-    ones the guide doubts 600 almost as much, the suspect does not."""
+@pytest.mark.parametrize("doubts", [300, 350])
+def test_a_look_that_is_sure_is_preferred_to_a_guide_that_claims_more(doubts: int) -> None:
+    """500 samples of class 1 are poison, from all classes, and learned early; of its clean samples
+    the guide doubts some nearly as much, but they are learned later."""
     n, draw = 20_000, np.random.default_rng(0)
     labels = np.arange(n) % 10
     own, seen_as = np.flatnonzero(labels == 1), labels.copy()
-    poison, doubted = own[:500], own[500:1100]
+    poison, doubted = own[:500], own[500 : 500 + doubts]
     seen_as[poison] = np.resize(np.delete(np.arange(10), 1), 500)
-    guide, suspect = draw.normal(0, 1, (2, n))
-    guide[poison] += 6
-    guide[doubted] += 4.5
-    suspect[poison] -= 5
-    map_ = map_of(labels, rankdata(guide) / n, rankdata(suspect) / n)
-    seen = replace(map_, guide_label=seen_as)
+    guide, suspect = draw.uniform(0, 0.5, n), draw.uniform(0, 1, n)
+    guide[poison], suspect[poison] = draw.uniform(0.93, 1, 500), draw.uniform(0, 0.02, 500)
+    guide[doubted], suspect[doubted] = draw.uniform(0.7, 1, doubts), draw.uniform(0.3, 1, doubts)
+    seen = replace(map_of(labels, guide, suspect), guide_label=seen_as)
     verdict = judged(seen)[1]
     assert verdict.targets == (1,)
-    assert set(np.flatnonzero(verdict.probability > 0.5)) <= set(poison.tolist())
+    found = verdict.probability > 0.5
+    assert found[poison].all()
+    assert found.sum() < 520
     alone = poison_probability(replace(seen, suspect_rank=np.full(n, 0.5)), 1)
-    assert alone.sum() > 1.5 * verdict.poisoned > 0
+    assert (2 * alone - 1).clip(0).sum() > 500  # more than the look has
 
 
 def test_contradicted_poison_need_not_be_sure_if_there_is_much_of_it(

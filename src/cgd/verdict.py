@@ -298,12 +298,12 @@ def _sign(looks: Sequence[EntropyMap], target: int, look: int, alone: bool = Fal
 def _clearest(looks: Sequence[EntropyMap], target: int) -> Sign:
     """Choose among the guide alone and the looks in which the target begins to stand out.
 
-    That which takes most samples for poison may only be the vaguest: what is clear counts as far as
-    it is of all that is taken for poison.
+    That which takes most samples for poison may only be the vaguest. So what is clear counts by the
+    square of its share of all that is taken for poison.
     """
     alone = _sign(looks, target, len(looks) - 1, alone=True)
     signs = [alone, *_beginning(looks, target)]
-    return max(signs, key=lambda sign: sign.clear**2 / max(sign.estimated, 1.0))
+    return max(signs, key=lambda sign: sign.clear**3 / max(sign.estimated, 1.0) ** 2)
 
 
 def _beginning(looks: Sequence[EntropyMap], target: int) -> list[Sign]:
