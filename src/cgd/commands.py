@@ -212,13 +212,8 @@ def defend(
     trial: TrialOptions,
 ) -> None:
     """`cgd defend`: scan, unlearn, measure."""
-    runs.check_folder(out, "defend")
-    if scan_run:
-        options = options.of_run(scan_run)
-    options.check()
+    options = _checked(source, out, options, model, scan_run)
     recipe = chosen.recipe(options.preset)
-    model.check()
-    source.check(out, model.size)
     guide = None if scan_run else options.open_guide(source.device)
     data, victim, opened = _opened(source, model, trial)
     device = source.device
@@ -280,12 +275,7 @@ def defend_with(
     defense = chosen.make()
     if scan_run and not chosen.scans:
         raise InputError("--scan is for --clean cgd, or for CGD's own defence")
-    runs.check_folder(out, "defend")
-    if scan_run:
-        options = options.of_run(scan_run)
-    options.check()
-    model.check()
-    source.check(out, model.size)
+    options = _checked(source, out, options, model, scan_run)
     guide = options.open_guide(source.device) if chosen.scans and not scan_run else None
     data, victim, opened = _opened(source, model, trial)
     device = source.device
@@ -333,6 +323,19 @@ def defend_with(
         print_parts(data, found)
     print_before_after(before, after)
     print(write_report(out, data))
+
+
+def _checked(
+    source: Source, out: Path, options: ScanOptions, model: ModelOptions, scan_run: Path | None
+) -> ScanOptions:
+    """Refuse what a defence cannot begin with; a reused scan brings its own options."""
+    runs.check_folder(out, "defend")
+    if scan_run:
+        options = options.of_run(scan_run)
+    options.check()
+    model.check()
+    source.check(out, model.size)
+    return options
 
 
 def _opened(
