@@ -600,6 +600,15 @@ def test_attack_list_names_every_attack(cgd: Run, monkeypatch: pytest.MonkeyPatc
     assert "cgd attack import" in answer.out
 
 
+def test_attack_list_tells_what_the_parameters_of_one_mean(cgd: Run) -> None:
+    answer = cgd("attack", "list", "badnets")
+    assert answer.code == 0
+    assert answer.out.startswith("badnets\n")
+    assert all(f"{name}: " in answer.out for name in ("patch", "pattern", "all_to_all"))
+    answer = cgd("attack", "list", "worm")
+    assert (answer.code, "'worm' is unknown" in answer.err) == (2, True)
+
+
 # Poisoned data that others made: the poison of `world` without its trigger.
 
 

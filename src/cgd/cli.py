@@ -204,7 +204,10 @@ def attack(
         ),
     ],
     data: Annotated[
-        str | None, typer.Argument(help="Clean data; to import, poisoned data.", metavar="DATA")
+        str | None,
+        typer.Argument(
+            help="Clean data; to import, poisoned data; after `list`, one attack.", metavar="DATA"
+        ),
     ] = None,
     out: Out = Path("poisoned"),
     rate: Rate = 0.05,
@@ -251,6 +254,8 @@ def attack(
 
     cgd attack list
 
+    cgd attack list badnets
+
     cgd attack badnets photos/ --rate 0.05 --target cat --set patch=4 --preview --out poisoned
 
     cgd attack import photos/ --index poisoned-rows.csv --out imported
@@ -262,10 +267,10 @@ def attack(
     from cgd import commands
     from cgd.attacks.backdoorbench import is_record
     from cgd.inputs import AttackOptions, ImportOptions, Source
-    from cgd.terminal import print_attacks
+    from cgd.terminal import print_attack, print_attacks
 
     if name == "list":
-        print_attacks()
+        print_attack(data) if data else print_attacks()
         return
     if data is None:
         raise InputError(f"name the DATA: cgd attack {name} DATA")

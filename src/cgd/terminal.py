@@ -1,6 +1,7 @@
 """What commands print at their end."""
 
 from dataclasses import asdict
+from inspect import getdoc
 from pathlib import Path
 from textwrap import fill, indent
 from typing import Any
@@ -34,12 +35,24 @@ def _print_entry(name: str, kind: str, source: str, needs: str, parameters: dict
         print(indent(lines, "    "))
 
 
+def print_attack(name: str) -> None:
+    """Print what one attack does, and what its parameters mean.
+
+    Raises:
+        InputError: there is no such attack.
+    """
+    made = attacks.make_attack(name)
+    _print_entry(name, made.family, made.source, made.needs, made.parameters())
+    print(f"\n{getdoc(type(made))}")
+
+
 def print_attacks() -> None:
     """Print the attacks, with their parameters."""
     for name, kind in sorted(attacks.ATTACKS.items()):
         parameters = attacks.make_attack(name).parameters()
         _print_entry(name, kind.family, kind.source, kind.needs, parameters)
-    print("\n`cgd attack import` takes data that others have poisoned; see cgd attack --help")
+    print("\n`cgd attack list NAME` says what the parameters of one mean.")
+    print("`cgd attack import` takes data that others have poisoned; see cgd attack --help")
 
 
 def print_defenses() -> None:
