@@ -1245,13 +1245,16 @@ def test_a_report_is_not_written_again_without_its_pictures(
         assert "\x1b" not in answer.err
 
 
-def test_a_failed_cell_of_one_process_names_no_log(cgd: Run, tmp_path: Path) -> None:
+def test_a_failed_cell_of_one_process_names_no_log(
+    cgd: Run, world: dict[str, Path], tmp_path: Path
+) -> None:
     suite = tmp_path / "suite.toml"
     suite.write_text(
-        'name = "x"\nquestion = "?"\ndataset = "x"\ntrain = "none.parquet"\ntest = "none.parquet"\n'
-        'defended = 9\nepochs = 1\nattacks = ["badnets"]\nrates = [0.1]\ndefenses = ["default"]\n'
-        "seeds = [0]\n"
+        'name = "x"\nquestion = "?"\ndataset = "toy"\ntrain = "photos"\ntest = "photos"\n'
+        'defended = 100\nepochs = 1\nattacks = ["sig"]\nrates = [0.9]\ndefenses = []\n'
+        'seeds = [0]\nmodels = ["tiny_resnet"]\n'
     )
-    answer = cgd("bench", suite, "--data", tmp_path, "--out", tmp_path / "out", "--jobs", "1")
-    assert answer.code in (1, 2)
-    assert "worker-" not in answer.err
+    out = tmp_path / "out"
+    answer = cgd("bench", suite, "--data", world["photos"].parent, "--out", out, "--jobs", "1")
+    assert answer.code == 1
+    assert "1 of 2 cells failed; the first is toy, sig, none, seed 0: " in answer.err

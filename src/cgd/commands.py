@@ -222,21 +222,20 @@ def defend(
     with runs.run_folder(out, "defend", settings):
         found = _found(source, out, options, guide, data, victim, scan_run)
     runs.write_scan(out, data, found)
-    unlearn = partial(
-        pipeline.repair,
-        victim,
-        data,
-        found,
-        preset=options.preset,
-        recipe=recipe,
-        force=chosen.force,
-        seed=source.seed,
-        device=device,
-        checkpoint=out / "unlearning.partial",
-    )
 
     def unlearned(stopwatch: Stopwatch) -> tuple[Classifier, dict[str, Any]]:
-        made = unlearn(stopwatch=stopwatch)
+        made = pipeline.repair(
+            victim,
+            data,
+            found,
+            preset=options.preset,
+            recipe=recipe,
+            force=chosen.force,
+            seed=source.seed,
+            device=device,
+            checkpoint=out / "unlearning.partial",
+            stopwatch=stopwatch,
+        )
         told = {"held_out_accuracy": made.held_out_accuracy, "kept_round": made.kept_round}
         return made.model, {**told, "passes": made.images / len(data)}
 

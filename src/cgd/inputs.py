@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -502,7 +503,7 @@ class ModelOptions:
             "std": self.std,
         }
 
-    @property
+    @cached_property
     def size(self) -> int | None:
         """Input size, where the file says it."""
         return load_model(self.path).card.size if self.path.is_dir() else None

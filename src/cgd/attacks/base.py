@@ -174,13 +174,13 @@ def make_attack(name: str, **parameters: Any) -> Attack:
     for key in parameters:
         if key not in known and key != "state":
             raise InputError(f"{name} has no parameter {key!r}; it has {', '.join(known)}")
-    made = ATTACKS[name]()
-    for key, value in made.parameters().items():
-        wanted = float | int if isinstance(value, float) else type(value)
-        given = parameters.get(key, value)
-        if not isinstance(given, wanted) or isinstance(given, bool) != isinstance(value, bool):
-            raise InputError(f"{name}: {key}={given!r} is not of type {type(value).__name__}")
-    return ATTACKS[name](**parameters) if parameters else made
+    defaults = {field.name: field.default for field in fields(ATTACKS[name])}
+    for key in (key for key in known if key in parameters):
+        given, kind = parameters[key], type(defaults[key])
+        wanted = float | int if kind is float else kind
+        if not isinstance(given, wanted) or isinstance(given, bool) != (kind is bool):
+            raise InputError(f"{name}: {key}={given!r} is not of type {kind.__name__}")
+    return ATTACKS[name](**parameters)
 
 
 def read_parameters(name: str, pairs: Sequence[str]) -> dict[str, Any]:

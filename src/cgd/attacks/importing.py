@@ -60,17 +60,17 @@ def import_listed(
     if clean is not None:
         _check_same_rows(data, clean)
     before = None
-    if clean is not None or labels is not None:
-        before = (data if clean is None else clean).labels.numpy()
+    if clean is not None:
+        before = clean.labels.numpy()
+    elif labels is not None or family == "clean-label":
+        before = data.labels.numpy()
     given = data.labels.numpy() if labels is None else labels
     if rows is None:
-        if labels is None or before is None:
+        if labels is None:
             raise InputError(f"{data.source}: say what is poisoned, with --index or --labels")
         rows = np.flatnonzero(given != before)
         if not len(rows):
             raise InputError(f"{data.source}: --labels changes no label; so nothing is poisoned")
-    if family == "clean-label" and before is None:
-        before = given
     guess = "unknown" if before is None else _family(given, before, rows)
     guess = guess if labels is None else "clean-image"
     manifest = _manifest(given, before, rows, [], family or guess, seed)

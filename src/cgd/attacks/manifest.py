@@ -47,11 +47,11 @@ class Manifest:
         Args:
             order: int64 [m], the row of this manifest that each new row holds; rows may be missing.
         """
-        original = dict(zip(self.poison, self.original_labels, strict=self.knows_labels))
+        original = dict(zip(self.poison, self.original_labels, strict=False))
         poison, cover = (
             np.flatnonzero(np.isin(order, x)).tolist() for x in (self.poison, self.cover)
         )
-        labels = [original[int(order[row])] for row in poison] if original else []
+        labels = [original[int(order[row])] for row in poison] if self.knows_labels else []
         return replace(self, poison=poison, cover=cover, original_labels=labels)
 
     @property
