@@ -45,7 +45,14 @@ RELEASED_TOY = replace(
     RELEASED, clean_batch=64, triggered_batch=64, rounds=20, lr=0.05, tolerance=20.0
 )
 RETARGET_TOY = replace(
-    RETARGET, **SMALL, rounds=4, steps=10, transplanted=16, lr=0.01, tolerance=20.0
+    RETARGET,
+    **SMALL,
+    rounds=4,
+    steps=10,
+    transplanted=16,
+    lr=0.01,
+    tolerance=20.0,
+    most_lost=100.0,
 )
 BRIEF = replace(RETARGET_TOY, rounds=2, steps=3, schedule="constant", transplanted=0)
 
@@ -300,9 +307,55 @@ def test_far_too_large_steps_end_at_a_round_that_was_no_fall(scene: Scene, lr: f
     assert weights_equal(repair.model, expected)
 
 
-def test_a_model_that_no_longer_gives_numbers_is_refused(scene: Scene) -> None:
+@pytest.mark.parametrize("most_lost", [10.0, 100.0])
+def test_a_model_that_no_longer_gives_numbers_is_refused(scene: Scene, most_lost: float) -> None:
     with pytest.raises(InputError, match="lower the learning rate"):
-        scene.repair(replace(BRIEF, lr=1e30))
+        scene.repair(replace(BRIEF, lr=1e30, most_lost=most_lost))
+
+
+def test_a_model_that_comes_in_without_numbers_is_refused(scene: Scene) -> None:
+    broken = copy.deepcopy(scene.victim)
+    with torch.no_grad():
+        next(broken.parameters()).fill_(torch.nan)
+    with pytest.raises(InputError, match="the model's outputs are not finite; train it anew"):
+        replace(scene, victim=broken).repair(BRIEF)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "slower"),
+    [
+        ([[90.0, 80.0, 79.9]], 1),
+        ([[90.0, 79.9], [90.0, 81.0, 85.0]], 4),
+        ([[90.0, 85.0, 70.0], [90.0, 80.0, 81.0]], 4),
+        ([[90.0, 70.0], [90.0, 79.0], [90.0, 75.0, 70.0]], 16),
+        ([[90.0, math.nan], [90.0, 81.0, 85.0]], 4),
+    ],
+)
+def test_a_rate_that_costs_too_much_is_lowered(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, accuracies: list[list[float]], slower: int
+) -> None:
+    """Accuracies are given, so that falls come where they shall; weights are real."""
+    recipe = replace(BRIEF, steps=1, lr=0.016, most_lost=10.0)
+    if slower == 1:
+        recipe = replace(recipe, most_lost=10.2)
+    alone = scene.repair(replace(recipe, lr=0.016 / slower, most_lost=100.0))
+    coming: Iterator[float] = iter(sum(accuracies, []))
+    monkeypatch.setattr(module._Course, "_look", lambda _: next(coming))
+    repair = scene.repair(recipe)
+    assert next(coming, None) is None
+    assert repair.lr == pytest.approx(0.016 / slower)
+    assert repair.held_out_accuracy == accuracies[-1]
+    assert weights_equal(repair.model, alone.model)
+    rounds = sum(len(attempt) - 1 for attempt in accuracies)
+    assert repair.images == alone.images / 2 * rounds
+
+
+def test_a_rate_that_is_too_high_is_noticed(scene: Scene) -> None:
+    recipe = replace(BRIEF, rounds=4, steps=5, schedule="one_cycle", lr=8.0, most_lost=10.0)
+    repair = scene.repair(recipe)
+    assert repair.lr < recipe.lr
+    alone = scene.repair(replace(recipe, lr=repair.lr, most_lost=100.0))
+    assert weights_equal(repair.model, alone.model)
 
 
 @dataclass
@@ -660,7 +713,11 @@ def test_triggered_samples_count_by_their_probability_of_being_poison(scene: Sce
     assert not torch.equal(kept[name], certain[name])
 
 
-@pytest.mark.parametrize("recipe", [RELEASED, RETARGET], ids=["released", "ours"])
+@pytest.mark.parametrize(
+    "recipe",
+    [RELEASED, RETARGET, replace(RETARGET, lr=0.16, tolerance=100.0)],
+    ids=["released", "ours", "too fast"],
+)
 def test_a_killed_repair_goes_on_to_the_same_model(
     scene: Scene, recipe: Unlearning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -679,5 +736,6 @@ def test_a_killed_repair_goes_on_to_the_same_model(
             scene.repair(recipe, checkpoint=path)
     resumed = scene.repair(recipe, checkpoint=path)
     assert weights_equal(resumed.model, whole.model)
+    assert resumed.lr == whole.lr <= recipe.lr
     assert resumed.held_out_accuracy == whole.held_out_accuracy
     assert (resumed.images, resumed.kept_round) == (whole.images, whole.kept_round)

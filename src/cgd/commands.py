@@ -236,8 +236,13 @@ def defend(
             checkpoint=out / "unlearning.partial",
             stopwatch=stopwatch,
         )
-        told = {"held_out_accuracy": made.held_out_accuracy, "kept_round": made.kept_round}
-        return made.model, {**told, "passes": made.images / len(data)}
+        told = {
+            "held_out_accuracy": made.held_out_accuracy,
+            "kept_round": made.kept_round,
+            "lr": made.lr,
+            "passes": made.images / len(data),
+        }
+        return made.model, told
 
     repaired, story = _once(out, runs.UNLEARNING, unlearned)
     before, after = opened.measure(victim, device), opened.measure(repaired, device)

@@ -25,6 +25,7 @@ from cgd.metrics import accuracy
 from cgd.models import Classifier
 from cgd.progress import say, track
 from cgd.split import Split, balanced_order
+from cgd.steps import Recorder, set_rate
 from cgd.stopwatch import Stopwatch
 from cgd.training import (
     autocast,
@@ -53,6 +54,10 @@ STRONGEST = 1.5
 """Strength of a transplanted trigger at most; 1 is that of the triggered part."""
 HELD_OUT = 0.1
 MOST_HELD_OUT = 2000
+SLOWER = 4.0
+"""By so much the learning rate is divided where it was too high."""
+SLOWEST = SLOWER**2
+"""And by so much in all, at most."""
 
 
 def released_loss(
@@ -167,6 +172,9 @@ class Unlearning:
         weight_decay: L2 penalty.
         tolerance: stop, and go back one round, when the held-out accuracy falls by more than so
             many points below the best of the rounds, or to half of what it was before them.
+        most_lost: the learning rate is too high for the network where a round leaves the held-out
+            accuracy more than so many points below what it was before them; the repair then begins
+            anew with a quarter of it, and once more if need be. 100: never.
         flip: mirror images at random; wrong for signs, digits and other images with a direction.
     """
 
@@ -187,6 +195,7 @@ class Unlearning:
     weighted: bool = False
     weight_decay: float = 5e-4
     tolerance: float = 1.0
+    most_lost: float = 100.0
     flip: bool = True
 
     def __post_init__(self) -> None:
@@ -228,6 +237,7 @@ RETARGET = Unlearning(
     momentum=0.9,
     schedule="one_cycle",
     tolerance=10.0,
+    most_lost=10.0,
 )
 """Ours: chosen on CIFAR-10 `small`, seed 0, with BadNets and SIG alone. The victim remembers the
 held-out samples, so their accuracy falls as this memory fades: the rounds end early only when the
@@ -249,12 +259,14 @@ class Repair:
             clean part that no step has seen; empty where nothing was tried.
         kept_round: number of the round whose weights were kept; 0 = unchanged.
         images: number of images that went through the network with gradients.
+        lr: the learning rate that was low enough; 0 where nothing was tried.
     """
 
     model: Classifier
     held_out_accuracy: list[float]
     kept_round: int
     images: int
+    lr: float = 0.0
 
 
 def unlearn(
@@ -291,61 +303,144 @@ def unlearn(
             likely clean samples.
     """
     device = device or pick_device()
-    model = copy.deepcopy(model)
-    place(model, device)
-    labels = data.labels.numpy()
+    repaired = copy.deepcopy(model)
+    place(repaired, device)
     seen, held_out = _hold_out(split.clean, seed)
-    objective = _Objective(model, data, split, guide_logits, poison, recipe, device)
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-        weight_decay=recipe.weight_decay,
-        fused=True,
+    course = _Course(
+        _Objective(repaired, data, split, guide_logits, poison, recipe, device),
+        _Rows(seen, held_out, split.triggered),
+        data,
+        seed,
+        checkpoint,
+        stopwatch,
     )
-    steps = _steps(recipe, labels[seen])
-    cycle = one_cycle(recipe.lr, recipe.rounds * steps)
-    schedule = cycle if recipe.schedule == "one_cycle" else None
+    rate = recipe.lr
+    while True:
+        try:
+            return course.run(rate)
+        except _TooFastError as error:
+            rate = error.rate / SLOWER
+            say(f"unlearning: the learning rate is too high for this model; anew with {rate:g}")
+            repaired.load_state_dict(model.state_dict())
+            if checkpoint:
+                checkpoint.unlink(missing_ok=True)
 
-    def held_out_accuracy() -> float:
-        logits = predict(model, data.images[torch.from_numpy(held_out)], device=device)
-        if not bool(logits.isfinite().all()):
-            raise InputError(
-                f"unlearning: the outputs are not finite; lower the learning rate ({recipe.lr:g}), "
-                "as with --set lr=0.01"
-            )
-        return accuracy(logits.argmax(1).numpy(), labels[held_out])
 
-    kept, more = restore_state(checkpoint, model, optimizer, "round")
-    accuracies = more["accuracies"].tolist() if more else [held_out_accuracy()]
-    if not more:
-        warn_of_misfit(accuracies[0])
-    objective.images_seen = int(more["images"]) if more else 0
-    best = copy.deepcopy(model.state_dict())
-    recorder = recorder_for(objective.images)
-    for number in track(range(kept + 1, recipe.rounds + 1), "unlearning", before=kept):
-        model.train()
-        batches = _batches(labels, seen, split.triggered, recipe, steps, seed + number)
-        generator = seeded(seed, number)
-        draws = (objective.draw(*rows, generator) for rows in batches)
-        with seeded_layers(generator.initial_seed(), device):
+class _TooFastError(Exception):
+    """A learning rate was too high."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__(rate)
+        self.rate = rate
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Samples of a repair, int64 row numbers: clean ones to train on and to look at, triggered."""
+
+    seen: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+    triggered: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Course:
+    """The rounds of a repair."""
+
+    objective: "_Objective"
+    rows: _Rows
+    data: ImageData
+    seed: int
+    checkpoint: Path | None
+    stopwatch: Stopwatch | None
+
+    def run(self, rate: float) -> Repair:
+        """Go through the rounds, or through those that are left.
+
+        Raises:
+            InputError: the outputs are not finite.
+            _TooFastError: the learning rate is too high, and a lower one is to be tried.
+        """
+        objective, recipe, model = self.objective, self.objective.recipe, self.objective.model
+        optimizer = torch.optim.SGD(
+            model.parameters(),
+            lr=rate,
+            momentum=recipe.momentum,
+            nesterov=recipe.momentum > 0,
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+        kept, more = restore_state(self.checkpoint, model, optimizer, "round")
+        if more:
+            rate, objective.images_seen = float(more["rate"]), int(more["images"])
+            set_rate(optimizer, rate)
+        accuracies = more["accuracies"].tolist() if more else [self._look()]
+        if math.isnan(accuracies[0]):
+            raise InputError("unlearning: the model's outputs are not finite; train it anew")
+        if not more and rate == recipe.lr:
+            warn_of_misfit(accuracies[0])
+        best = copy.deepcopy(model.state_dict())
+        recorder = recorder_for(objective.images)
+        for number in track(range(kept + 1, recipe.rounds + 1), "unlearning", before=kept):
+            self._round(number, rate, optimizer, recorder)
+            accuracies.append(self._look())
+            if self._may_slow(rate) and not accuracies[-1] >= accuracies[0] - recipe.most_lost:
+                raise _TooFastError(rate)
+            if math.isnan(accuracies[-1]):
+                raise InputError(
+                    "unlearning: the outputs are not finite; lower the learning rate "
+                    f"({rate:g}), as with --set lr={rate / SLOWER:g}"
+                )
+            # The model that came in was trained on these samples, so round 0 is but a rough
+            # yardstick.
+            fell = accuracies[-1] < max(accuracies[1:]) - recipe.tolerance
+            if fell or accuracies[-1] < accuracies[0] / 2:
+                break
+            best, kept = copy.deepcopy(model.state_dict()), number
+            if self.checkpoint:
+                known = torch.tensor(accuracies, dtype=torch.float64)
+                exact = torch.tensor(rate, dtype=torch.float64)
+                images = torch.tensor(objective.images_seen)
+                keep_state(
+                    self.checkpoint, model, optimizer, kept,
+                    accuracies=known, images=images, rate=exact,
+                )  # fmt: skip
+            if self.stopwatch:
+                self.stopwatch.keep()
+        optimizer.zero_grad(set_to_none=True)
+        model.load_state_dict(best)
+        return Repair(model.eval(), accuracies, kept, objective.images_seen, rate)
+
+    def _round(
+        self, number: int, rate: float, optimizer: torch.optim.Optimizer, recorder: Recorder | None
+    ) -> None:
+        """Take the steps of one round."""
+        objective, recipe, rows = self.objective, self.objective.recipe, self.rows
+        labels = self.data.labels.numpy()
+        steps = _steps(recipe, labels[rows.seen])
+        cycle = one_cycle(rate, recipe.rounds * steps)
+        schedule = cycle if recipe.schedule == "one_cycle" else None
+        objective.model.train()
+        batches = _batches(labels, rows.seen, rows.triggered, recipe, steps, self.seed + number)
+        generator = seeded(self.seed, number)
+        draws = (objective.draw(*drawn, generator) for drawn in batches)
+        with seeded_layers(generator.initial_seed(), objective.device):
             run_steps(draws, objective, optimizer, schedule, (number - 1) * steps, recorder)
-        accuracies.append(held_out_accuracy())
-        # The model that came in was trained on these samples, so round 0 is but a rough yardstick.
-        fell = accuracies[-1] < max(accuracies[1:]) - recipe.tolerance
-        if fell or accuracies[-1] < accuracies[0] / 2:
-            break
-        best, kept = copy.deepcopy(model.state_dict()), number
-        if checkpoint:
-            known = torch.tensor(accuracies, dtype=torch.float64)
-            seen_so_far = torch.tensor(objective.images_seen)
-            keep_state(checkpoint, model, optimizer, kept, accuracies=known, images=seen_so_far)
-        if stopwatch:
-            stopwatch.keep()
-    optimizer.zero_grad(set_to_none=True)
-    model.load_state_dict(best)
-    return Repair(model.eval(), accuracies, kept, objective.images_seen)
+
+    def _may_slow(self, rate: float) -> bool:
+        """Whether a lower learning rate is to be tried."""
+        recipe = self.objective.recipe
+        return recipe.most_lost < 100 and rate > 1.5 * recipe.lr / SLOWEST
+
+    def _look(self) -> float:
+        """Percent of the held-out labels that the model knows; nan where its outputs are not
+        finite."""
+        rows = torch.from_numpy(self.rows.held_out)
+        objective = self.objective
+        logits = predict(objective.model, self.data.images[rows], device=objective.device)
+        if not bool(logits.isfinite().all()):
+            return math.nan
+        return accuracy(logits.argmax(1).numpy(), self.data.labels[rows].numpy())
 
 
 Drawn = tuple[Tensor, Tensor, Tensor, Tensor]
