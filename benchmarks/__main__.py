@@ -14,7 +14,6 @@ import torch
 from benchmarks.clock import Times, ratios, spread
 from benchmarks.line import (
     CIFAR,
-    DEFAULT,
     FIRST,
     STAGES,
     VICTIM,
@@ -150,17 +149,10 @@ def check_table(checked: dict[str, dict[str, float]]) -> str:
 def cells(parts: list[tuple[Part, Times]], about: dict[str, Any]) -> list[dict[str, Any]]:
     """The whole line as stored cells: our default, that with `--ask-first`, and the plain
     procedure."""
-    repair = DEFAULT.unlearning
-    unlearned = (
-        repair.rounds
-        * repair.steps
-        * (repair.clean_batch + repair.triggered_batch + repair.transplanted)
-    )
-    plain = [part for part, _ in parts if (part.contender, part.what) == ("plain", "training")]
-    passes = {
-        "cgd": DEFAULT.suspect.passes(CIFAR) + unlearned / CIFAR,
-        "plain": sum(part.images for part in plain) / CIFAR,
-    }
+    passes = {"cgd": 0.0, "plain": 0.0}
+    for part, _ in parts:
+        if part.what == "training":
+            passes[part.contender] += part.images / CIFAR
     rows = []
     for contender, name, timed in (
         ("cgd", "cgd", parts),

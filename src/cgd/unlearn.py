@@ -314,12 +314,12 @@ def unlearn(
         checkpoint,
         stopwatch,
     )
-    rate = recipe.lr
+    rate, before = recipe.lr, None
     while True:
         try:
-            return course.run(rate)
+            return course.run(rate, before)
         except _TooFastError as error:
-            rate = error.rate / SLOWER
+            rate, before = error.rate / SLOWER, error.before
             say(f"unlearning: the learning rate is too high for this model; anew with {rate:g}")
             repaired.load_state_dict(model.state_dict())
             if checkpoint:
@@ -327,11 +327,11 @@ def unlearn(
 
 
 class _TooFastError(Exception):
-    """A learning rate was too high."""
+    """A learning rate was too high; `before`: the held-out accuracy before the first round."""
 
-    def __init__(self, rate: float) -> None:
-        super().__init__(rate)
-        self.rate = rate
+    def __init__(self, rate: float, before: float) -> None:
+        super().__init__(rate, before)
+        self.rate, self.before = rate, before
 
 
 @dataclass(frozen=True, eq=False)
@@ -354,8 +354,12 @@ class _Course:
     checkpoint: Path | None
     stopwatch: Stopwatch | None
 
-    def run(self, rate: float) -> Repair:
+    def run(self, rate: float, before: float | None) -> Repair:
         """Go through the rounds, or through those that are left.
+
+        Args:
+            rate: learning rate, where none is in the checkpoint.
+            before: held-out accuracy before the first round, if it is known.
 
         Raises:
             InputError: the outputs are not finite.
@@ -374,18 +378,14 @@ class _Course:
         if more:
             rate, objective.images_seen = float(more["rate"]), int(more["images"])
             set_rate(optimizer, rate)
-        accuracies = more["accuracies"].tolist() if more else [self._look()]
-        if math.isnan(accuracies[0]):
-            raise InputError("unlearning: the model's outputs are not finite; train it anew")
-        if not more and rate == recipe.lr:
-            warn_of_misfit(accuracies[0])
+        accuracies = more["accuracies"].tolist() if more else [before or self._first_look()]
         best = copy.deepcopy(model.state_dict())
         recorder = recorder_for(objective.images)
         for number in track(range(kept + 1, recipe.rounds + 1), "unlearning", before=kept):
             self._round(number, rate, optimizer, recorder)
             accuracies.append(self._look())
             if self._may_slow(rate) and not accuracies[-1] >= accuracies[0] - recipe.most_lost:
-                raise _TooFastError(rate)
+                raise _TooFastError(rate, accuracies[0])
             if math.isnan(accuracies[-1]):
                 raise InputError(
                     "unlearning: the outputs are not finite; lower the learning rate "
@@ -431,6 +431,14 @@ class _Course:
         """Whether a lower learning rate is to be tried."""
         recipe = self.objective.recipe
         return recipe.most_lost < 100 and rate > 1.5 * recipe.lr / SLOWEST
+
+    def _first_look(self) -> float:
+        """As `_look`, at the model that came in."""
+        known = self._look()
+        if math.isnan(known):
+            raise InputError("unlearning: the model's outputs are not finite; train it anew")
+        warn_of_misfit(known)
+        return known
 
     def _look(self) -> float:
         """Percent of the held-out labels that the model knows; nan where its outputs are not

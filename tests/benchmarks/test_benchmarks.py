@@ -145,7 +145,7 @@ def test_the_command_writes_records_and_tables(
     assert all(min(found.values()) > 0 for found in record["check"]["stages"].values())
     rows = pq.read_table(out / "cells.parquet").to_pylist()
     assert [row["defense"] for row in rows] == ["cgd", "cgd ask_first=10000", "cgd:released-plain"]
-    assert [row["passes"] for row in rows] == pytest.approx([7.73, 7.73, 25.24], abs=0.01)
+    assert [row["passes"] for row in rows] == pytest.approx([8.3, 8.3, 25.24], abs=0.01)
     clip = next(p for p in record["line"] if (p["contender"], p["what"]) == ("cgd", "CLIP"))
     saved = (50_000 - whole.ASKED) * clip["times"]["seconds"][0]
     assert rows[0]["seconds"] - rows[1]["seconds"] == pytest.approx(saved)
