@@ -1,6 +1,7 @@
 """What options name: opened, and refused where it does not fit together."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,21 @@ def test_an_index_counts_the_images_that_could_not_be_used(
     for listed in ((tmp_path / "rows.json", None), (None, tmp_path / "labels.json")):
         made = ImportOptions(*listed, None, "0", ()).open(source(folder))
         assert [made.data.paths[row] for row in made.manifest.poison] == ["b/2.png"]
+
+
+@pytest.mark.parametrize(("strays", "named"), [(0, ""), (1, "'z' (1)"), (2, ""), (7, "")])
+def test_classes_that_are_much_smaller_are_named(
+    image_folder: FolderMaker, capsys: pytest.CaptureFixture[str], strays: int, named: str
+) -> None:
+    folder = image_folder(classes=("a", "b", "c"), per_class=30)
+    for number in range(strays):
+        (folder / "z").mkdir(exist_ok=True)
+        shutil.copy(folder / "a" / f"{number}.png", folder / "z")
+    data = source(folder).load()
+    assert len(data) == 90 + strays
+    said = capsys.readouterr().err
+    assert ("few images are labelled" in said) == bool(named)
+    assert named in said
 
 
 def attack_run(folder: Path, data: ImageData, target: int) -> Path:

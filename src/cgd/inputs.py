@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 
 from cgd import attacks, defenses
@@ -30,12 +31,15 @@ from cgd.presets import get_preset
 from cgd.progress import say
 from cgd.settings import changed
 from cgd.suspect import SUSPECTS, SuspectRecipe
-from cgd.terminal import print_skipped
+from cgd.terminal import MOST_NAMED, print_skipped
 from cgd.text import plain
 from cgd.training import pick_device
 from cgd.unlearn import Unlearning
+from cgd.verdict import FEWEST
 
 OWN = "checkpoint"
+MUCH_SMALLER = 20
+"""A class that is so many times smaller than the median one may come from a mistake."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,9 @@ class Source:
         Raises:
             InputError: the data cannot be used.
         """
-        return load_named(self.data, size or self.size, self.names)
+        data = load_named(self.data, size or self.size, self.names)
+        _warn_of_strays(data)
+        return data
 
     def settings(self, data: ImageData) -> dict[str, Any]:
         """Return the options as they are written to `config.json`."""
@@ -573,6 +579,21 @@ def load_named(source: str, size: int | None, names: Path | None) -> ImageData:
         InputError: the data or the file cannot be used.
     """
     return load(source, size=size, names=_read_names(names) if names else None)
+
+
+def _warn_of_strays(data: ImageData) -> None:
+    """Name the classes that are so small beside the others that their label may be a mistake."""
+    counts = np.bincount(data.labels.numpy(), minlength=len(data.classes))
+    usual = int(np.median(counts))
+    strays = np.flatnonzero(counts < min(FEWEST, usual / MUCH_SMALLER))
+    if len(strays):
+        named = (f"{plain(data.classes[c], 60)!r} ({counts[c]})" for c in strays[:MOST_NAMED])
+        more = f", and {len(strays) - MOST_NAMED} more" if len(strays) > MOST_NAMED else ""
+        say(
+            f"warning: {data.source}: few images are labelled {', '.join(named)}{more}, where a "
+            f"class usually has {usual:,}; misspelt labels, or a stray folder? Nothing can be "
+            "said about so few"
+        )
 
 
 def _read_names(path: Path) -> Mapping[str, str]:
