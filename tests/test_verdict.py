@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from statistics import median
 
 import numpy as np
@@ -97,16 +97,16 @@ def test_chance_alone_makes_no_class_stand_out(classes: int, n: int) -> None:
 # Looks.
 
 
-def look(poisoned: int, seed: int, elsewhere: int = 0) -> EntropyMap:
+def look(poisoned: int, seed: int, elsewhere: int = 0, far: float = 4) -> EntropyMap:
     """10,000 samples of ten classes, right to the guide; some of class 1, and of class 2, look like
     poison."""
     n, draw = 10_000, np.random.default_rng(seed)
     labels = np.arange(n) % 10
     guide, suspect = draw.normal(0, 1, (2, n))
-    for number, count, far in ((1, poisoned, 6), (2, elsewhere, 4)):
+    for number, count, moved in ((1, poisoned, 6), (2, elsewhere, far)):
         rows = np.flatnonzero(labels == number)[:count]
-        guide[rows] += far
-        suspect[rows] -= far
+        guide[rows] += moved
+        suspect[rows] -= moved
     return map_of(labels, rankdata(guide) / n, rankdata(suspect) / n)
 
 
@@ -123,6 +123,39 @@ def test_the_look_that_finds_most_poison_is_chosen() -> None:
     assert verdict.poisoned == pytest.approx(500, rel=0.1)
     assert verdict.interval[0] <= 500 <= verdict.interval[1]
     assert set(np.argsort(-verdict.score)[:400]) <= set(np.arange(1, 5000, 10))
+
+
+def test_a_second_target_is_found_behind_the_first() -> None:
+    shown, verdict = judged(look(900, 0, 200, far=5))
+    assert concentration(shown)[0] > 0.9  # the first hides it
+    assert (verdict.finding, verdict.targets, verdict.evidence) == (
+        "poisoned",
+        (1, 2),
+        ("early",) * 2,
+    )
+    second = np.flatnonzero(shown.label == 2)
+    assert (verdict.probability[second[:200]] > 0.5).mean() > 0.95
+    assert verdict.probability[second[200:]].mean() < 0.05
+
+
+def test_a_second_target_must_stand_out_at_the_end() -> None:
+    early, last = look(900, 0, 200, far=5), look(900, 1)
+    assert judged(early, last)[1].targets == (1,)
+    assert judged(last, early)[1].targets == (1, 2)
+
+
+def test_no_second_target_is_named_where_the_guide_knows_little() -> None:
+    shown = look(900, 0, 200, far=5)
+    guess = shown.label.copy()
+    guess[np.random.default_rng(0).random(len(guess)) < 0.7] = 9
+    assert judged(replace(shown, guide_label=guess))[1].targets == (1,)
+
+
+def test_no_second_target_is_named_among_few_classes() -> None:
+    shown = look(900, 0, 200, far=5)
+    kept = np.isin(shown.label, (1, 2, 3, 4, 5, 6))
+    few = EntropyMap(*(getattr(shown, field.name)[kept] for field in fields(shown)))
+    assert judged(few)[1].targets == (1,)
 
 
 def test_where_no_class_stands_out_the_last_look_is_taken() -> None:

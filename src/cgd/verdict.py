@@ -10,7 +10,7 @@ Pure array functions of the entropy maps and of what the guide says. An attack s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -33,7 +33,8 @@ PLAINLY = 0.85
 """From this part on, it stands out plainly, even early on, where a suspect leans to classes."""
 
 MANY = 6
-"""With fewer classes, none does: one may well be so much easier than the others."""
+"""With fewer classes, none does, nor beside a target: one may well be so much easier than the
+others."""
 
 CHANCE = 1e-4
 """And that many of them come from any one class by chance with less than this probability."""
@@ -248,7 +249,7 @@ def find(looks: Sequence[EntropyMap], confidence: Floats, classes: int) -> Found
         or (sign.target in contradicted and sign.clear >= FEWEST_CLEAR)
     )
     if targets:
-        return Found("poisoned", targets, *strengths)
+        return Found("poisoned", targets + (_besides(looks, targets) if knows else ()), *strengths)
     finding = "suspicious" if signs else _no_sign(last, excess, classes)
     return Found(finding, (), *strengths)
 
@@ -344,6 +345,25 @@ def _early(looks: Sequence[EntropyMap]) -> Sign | None:
     )
 
 
+def _besides(looks: Sequence[EntropyMap], found: Sequence[Sign]) -> tuple[Sign, ...]:
+    """Further targets, hidden by what was found: those that stand out in the last look among the
+    samples of all other classes, if these are many. (Earlier on, a suspect leans towards classes
+    that are easy.)"""
+    last, more = len(looks) - 1, list(found)
+    while True:
+        rest = _of(looks[last], ~np.isin(looks[last].label, [sign.target for sign in more]))
+        target = attacked_class(rest) if _many(rest) else None
+        sign = None if target is None else _sign(looks, target, last)
+        if sign is None or sign.surely < FEWEST_SURE:
+            return tuple(more[len(found) :])
+        more.append(sign)
+
+
+def _of(look: EntropyMap, rows: NDArray[np.bool_]) -> EntropyMap:
+    """Some samples of a look, their ranks as they were."""
+    return EntropyMap(*(getattr(look, field.name)[rows] for field in fields(look)))
+
+
 def _clearest_enough(signs: Sequence[Sign]) -> Sign | None:
     """The clearest of those with enough samples that are surely poison."""
     enough = [sign for sign in signs if sign.surely >= FEWEST_SURE]
@@ -351,8 +371,11 @@ def _clearest_enough(signs: Sequence[Sign]) -> Sign | None:
 
 
 def _plain(look: EntropyMap) -> bool:
-    many = np.count_nonzero(np.bincount(look.label)) >= MANY
-    return bool(many and concentration(look)[0] >= PLAINLY)
+    return _many(look) and concentration(look)[0] >= PLAINLY
+
+
+def _many(look: EntropyMap) -> bool:
+    return bool(np.count_nonzero(np.bincount(look.label)) >= MANY)
 
 
 def _no_sign(last: EntropyMap, excess: Floats, classes: int) -> Finding:
