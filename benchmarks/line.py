@@ -54,8 +54,8 @@ that are not among them, where 5 % of the data are poison."""
 
 DEFAULT = PRESETS["default"]
 ROUNDS = 2 + DEFAULT.unlearning.rounds
-"""Of a repair of `VICTIM`: the first two are done again, at a lower rate, as it was on all of CIFAR-10
-(docs/results/speed/gpu.md)."""
+"""Of a repair of `VICTIM`: the first two are done again, at a lower rate, as they were on all of
+CIFAR-10 (docs/results/speed/gpu.md)."""
 
 STAGES = ("guide", "suspect", "split", "unlearning")
 
