@@ -2,7 +2,7 @@
 
     python tools/two_targets.py DATA OUT
 
-DATA holds `cifar10` as the suites name it; OUT receives `two_targets.json`. Takes about five minutes
+DATA holds `cifar10` as the suites name it; OUT receives `two_targets.json`. About five minutes
 a pair of rates on one CPU thread. CIFAR-10, 20,000 images, seed 0: BadNets for class 0 and Blended
 for class 3, the stand-in guide of the suites, the small network.
 """
