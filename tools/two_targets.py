@@ -15,54 +15,43 @@ from typing import Any
 import numpy as np
 import torch
 
-from cgd import attacks
 from cgd.attacks import Attack
+from cgd.bench import read_suite
 from cgd.bench.lab import Lab
-from cgd.bench.suite import Grid
+from cgd.bench.scenes import Scene
 from cgd.data import ImageData
-from cgd.data.dataset import content_keys
 from cgd.evaluation import evaluate
 from cgd.files import write_json
 from cgd.models import Classifier, ModelCard, build
 from cgd.pipeline import repair, scan
 from cgd.training import Recipe, pick_device, train
 
-GRID = Grid(
-    "cifar10", "cifar10/train.parquet", "cifar10/test.parquet", 20000, 12, (), (), (), (0,),
-    trusted=10000,
-)  # fmt: skip
-ATTACKS = (("badnets", 0), ("blended", 3))
-RATES = ((0.02, 0.02), (0.05, 0.02), (0.05, 0.05))
+SUITE = Path(__file__).parent.parent / "suites" / "adaptive.toml"
+SCENES = (Scene("badnets", 0, seed=0, target=0), Scene("blended", 0, seed=1, target=3))
+RATES = ((0.02, 0.02), (0.05, 0.02), (0.05, 0.05), (0.01, 0.01))
 
 
-def poisoned(data: ImageData, rates: tuple[float, ...]) -> tuple[ImageData, np.ndarray]:
+def poisoned(lab: Lab, rates: tuple[float, ...]) -> tuple[ImageData, np.ndarray]:
     """Poison shares of the data, one after the other; returns each sample's target, -1 for none."""
-    images, labels = data.images.clone(), data.labels.clone()
-    targets = np.full(len(data), -1)
-    for seed, ((name, target), rate) in enumerate(zip(ATTACKS, rates, strict=True)):
-        free = np.flatnonzero(targets < 0)
-        share = rate * len(data) / len(free)
-        part, manifest = attacks.poison(
-            data.subset(free), attacks.make_attack(name), rate=share, target=target, seed=seed
-        )
-        images[free], labels[free] = part.images, part.labels
-        targets[free[manifest.poison]] = target
-    index = np.arange(len(data))
-    return replace(
-        data, images=images, labels=labels, keys=content_keys(images), index=index, originals=None
-    ), targets
+    data, targets = lab.defended, np.full(len(lab.defended), -1)
+    for scene, rate in zip(SCENES, rates, strict=True):
+        trial = lab.attacked(data, replace(scene, rate=rate), np.flatnonzero(targets < 0))
+        assert trial.manifest
+        data, targets[trial.manifest.poison] = trial.data, scene.target
+    return data, targets
 
 
 def main(folder: Path, out: Path) -> None:
     """Make all pairs, and write what was found after each."""
     device, record = pick_device("cpu"), []
-    lab = Lab(GRID, folder, out / "work", device)
+    grid = read_suite(SUITE).grids[0]
+    lab = Lab(grid, folder, out / "work", device)
     guide, known = lab.guide("stand-in")
-    triggers = [(attacks.make_attack(name), target) for name, target in ATTACKS]
+    triggers = [(scene.make_attack(), scene.target) for scene in SCENES]
     for rates in RATES:
-        data, targets = poisoned(lab.defended, rates)
+        data, targets = poisoned(lab, rates)
         victim = build(ModelCard("small_resnet", data.classes, data.size), seed=0)
-        train(victim, data.images, data.labels, Recipe(epochs=GRID.epochs), device=device)
+        train(victim, data.images, data.labels, Recipe(epochs=grid.epochs), device=device)
         found = scan(data, guide, device=device)
         repaired = repair(victim, data, found, device=device).model
         told = found.verdict.probability > 0.5

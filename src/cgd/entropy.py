@@ -5,7 +5,7 @@ Pure array functions. Cross-entropy of the given label on each axis, turned into
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -50,6 +50,10 @@ class EntropyMap:
     def asked(self) -> NDArray[np.bool_]:
         """Whether the guide was asked."""
         return self.guide_label >= 0
+
+    def at(self, rows: Rows) -> "EntropyMap":
+        """Some of the samples, with their ranks among all."""
+        return EntropyMap(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 def entropy_map(guide_logits: Tensor, suspect_logits: Tensor, labels: Tensor) -> EntropyMap:

@@ -10,7 +10,7 @@ Pure array functions of the entropy maps and of what the guide says. An attack s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -249,7 +249,7 @@ def find(looks: Sequence[EntropyMap], confidence: Floats, classes: int) -> Found
         or (sign.target in contradicted and sign.clear >= FEWEST_CLEAR)
     )
     if targets:
-        return Found("poisoned", targets + (_besides(looks, targets) if knows else ()), *strengths)
+        return Found("poisoned", targets + (_hidden(looks, targets) if knows else ()), *strengths)
     finding = "suspicious" if signs else _no_sign(last, excess, classes)
     return Found(finding, (), *strengths)
 
@@ -345,23 +345,19 @@ def _early(looks: Sequence[EntropyMap]) -> Sign | None:
     )
 
 
-def _besides(looks: Sequence[EntropyMap], found: Sequence[Sign]) -> tuple[Sign, ...]:
+def _hidden(looks: Sequence[EntropyMap], found: Sequence[Sign]) -> tuple[Sign, ...]:
     """Further targets, hidden by what was found: those that stand out in the last look among the
     samples of all other classes, if these are many. (Earlier on, a suspect leans towards classes
     that are easy.)"""
     last, more = len(looks) - 1, list(found)
     while True:
-        rest = _of(looks[last], ~np.isin(looks[last].label, [sign.target for sign in more]))
+        known = np.isin(looks[last].label, [sign.target for sign in more])
+        rest = looks[last].at(np.flatnonzero(~known))
         target = attacked_class(rest) if _many(rest) else None
         sign = None if target is None else _sign(looks, target, last)
         if sign is None or sign.surely < FEWEST_SURE:
             return tuple(more[len(found) :])
         more.append(sign)
-
-
-def _of(look: EntropyMap, rows: NDArray[np.bool_]) -> EntropyMap:
-    """Some samples of a look, their ranks as they were."""
-    return EntropyMap(*(getattr(look, field.name)[rows] for field in fields(look)))
 
 
 def _clearest_enough(signs: Sequence[Sign]) -> Sign | None:

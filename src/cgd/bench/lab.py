@@ -130,7 +130,7 @@ class Lab:
         if attacked:
             benign = Scene(NONE, 0.0, GUIDE_SEED, target=self.grid.target)
             scene = read_scene(attacked, 0.1, benign)
-            trusted = self._attacked(trusted, scene, np.arange(len(trusted))).data
+            trusted = self.attacked(trusted, scene, np.arange(len(trusted))).data
         recipe = Recipe(epochs=epochs, flip=self.grid.flip)
         folder = self.work / slug(self.grid.dataset, entry, images, epochs)
         self._model(folder, self.grid.guide_model, trusted, recipe, GUIDE_SEED)
@@ -141,7 +141,7 @@ class Lab:
         clean = self._labelled(scene.labels)
         if scene.attack == NONE:
             return Trial(scene, clean, clean)
-        return self._attacked(clean, scene, self._open_to_attack(clean, scene))
+        return self.attacked(clean, scene, self._open_to_attack(clean, scene))
 
     def _labelled(self, labels: str) -> ImageData:
         if labels == GIVEN:
@@ -164,7 +164,7 @@ class Lab:
         wanted = guessed == scene.target if scene.among == "guide-target" else True
         return np.flatnonzero((guessed != labels) & wanted & (labels != scene.target))
 
-    def _attacked(self, clean: ImageData, scene: Scene, rows: np.ndarray) -> Trial:
+    def attacked(self, clean: ImageData, scene: Scene, rows: np.ndarray) -> Trial:
         """Poison a share of all samples, drawn from `rows`."""
         attack, start = scene.make_attack(), time.perf_counter()
         count = round(scene.rate * len(clean))
