@@ -99,9 +99,10 @@ Scale = Annotated[
 AskFirst = Annotated[
     int | None,
     typer.Option(
-        help="Save guide time: ask about so many random images first. If a class stands out, ask "
-        "only about that class besides, else about all. Has no effect with several guides, or "
-        "with scores. 10000 is a good number; 0: ask about all at once.",
+        help="Ask the guide about so many random images first. If a class stands out, ask only "
+        "about that class besides, else about all. Has no effect with several guides, or with "
+        "scores. 0: ask about all, as with the preset `released`. Default: 20000, or 400 for each "
+        "class if that is more.",
         min=0,
     ),
 ]

@@ -223,7 +223,7 @@ class ScanOptions:
         Raises:
             InputError: no such preset or suspect, or the preset needs all answers of the guide.
         """
-        get_preset(self.preset).first(self.ask_first)
+        get_preset(self.preset).first(self.ask_first, classes=1)
         if self.suspect not in (None, OWN, *SUSPECTS):
             raise InputError(
                 f"suspect {self.suspect!r} is unknown; use {', '.join(SUSPECTS)} or {OWN}"
@@ -267,9 +267,8 @@ class ScanOptions:
         """
         preset = get_preset(self.preset)
         scale = preset.scale if self.scale is None else self.scale
-        first = preset.first(self.ask_first)
         content = [content_hash(path) for path in guide_files(self.guide)]
-        return {**asdict(self), "scale": scale, "ask_first": first, "guide_content": content}
+        return {**asdict(self), "scale": scale, "guide_content": content}
 
     def open_guide(self, device: torch.device) -> Guide:
         """Open the guide."""

@@ -22,6 +22,7 @@ from cgd.presets import Preset, get_preset
 from cgd.split import PARTS, Split
 from cgd.stopwatch import Stopwatch
 from cgd.suspect import SuspectRecipe, suspect_logits
+from cgd.trace import trace
 from cgd.training import pick_device, predict
 from cgd.unlearn import Repair, Unlearning, unlearn, warn_of_misfit
 from cgd.verdict import Found, Verdict, find, tell
@@ -95,7 +96,7 @@ def scan(
     guide = open_guide(guide, device=device) if isinstance(guide, str) else guide
     first: Rows = ALL
     if getattr(guide, "image_by_image", False):
-        first = at_random(len(data), settings.first(ask_first), seed)
+        first = at_random(len(data), settings.first(ask_first, len(data.classes)), seed)
     stage = "guide" if first is ALL else "guide-first"
     raw, guide_seconds = _kept(folder, stage, data, partial(_asked, guide, data, first, None))
 
@@ -121,7 +122,8 @@ def scan(
         else:
             guided = answers.axis(found.targets).spread(rows, len(data))
             looks = [place(guided, suspect, data.labels) for suspect in suspects]
-    verdict, ranks = tell(looks, found), looks[found.look]
+    traced = partial(trace, data.images, data.labels.numpy(), seed=seed, device=device)
+    verdict, ranks = tell(looks, found, traced), looks[found.look]
     return Scan(
         map=ranks,
         verdict=verdict,

@@ -9,6 +9,10 @@ from cgd.errors import InputError
 from cgd.split import Split, probability_split, released_split
 from cgd.verdict import Verdict
 
+FEWEST_OF_A_CLASS = 400
+"""Images for each class that the guide is asked about first; with few, a class might stand out by
+chance."""
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -21,8 +25,9 @@ class Preset:
         split: entropy map and verdict -> parts.
         unlearning: how the model is repaired.
         if_attacked: repair only where the verdict is `poisoned`.
-        ask_first: ask the guide about so many images, drawn at random. If a class stands out among
-            them, ask about all of that class besides, else about all images. 0: about all at once.
+        ask_first: ask the guide about so many images, drawn at random, and about 400 for each class
+            at least. If a class stands out among them, ask about all of that class besides, else
+            about all images. 0: about all at once.
     """
 
     scale: float
@@ -33,13 +38,14 @@ class Preset:
     if_attacked: bool
     ask_first: int = 0
 
-    def first(self, wanted: int | None) -> int:
+    def first(self, wanted: int | None, classes: int) -> int:
         """How many images the guide is asked about first, if not another number is wanted.
 
         Raises:
             InputError: the split needs the guide's rank of every sample.
         """
-        count = self.ask_first if wanted is None else wanted
+        own = max(self.ask_first, FEWEST_OF_A_CLASS * classes) if self.ask_first else 0
+        count = own if wanted is None else wanted
         if count and getattr(self.split, "func", self.split) is released_split:
             raise InputError(
                 "the guide must be asked about all images: the released split needs every rank; "
@@ -50,7 +56,9 @@ class Preset:
 
 PRESETS = {
     "released": Preset(1.0, suspect.RELEASED, False, released_split, unlearn.RELEASED, False),
-    "default": Preset(100.0, suspect.SHORT, True, probability_split, unlearn.RETARGET, True),
+    "default": Preset(
+        100.0, suspect.SHORT, True, probability_split, unlearn.RETARGET, True, ask_first=20_000
+    ),
 }
 
 

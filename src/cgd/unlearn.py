@@ -6,7 +6,7 @@ the triggered part is what a preset is about.
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,6 +58,8 @@ SLOWER = 4.0
 """By so much the learning rate is divided where it was too high."""
 SLOWEST = SLOWER**2
 """And by so much in all, at most."""
+WATCHED = 1920
+"""Clean images that are shown before it is asked again whether it is too high: ten steps."""
 
 
 def released_loss(
@@ -173,8 +175,9 @@ class Unlearning:
         tolerance: stop, and go back one round, when the held-out accuracy falls by more than so
             many points below the best of the rounds, or to half of what it was before them.
         most_lost: the learning rate is too high for the network where a round leaves the held-out
-            accuracy more than so many points below what it was before them; the repair then begins
-            anew with a quarter of it, and once more if need be. 100: never.
+            accuracy more than so many points below what it was before them, or ten steps that on
+            their clean images below that of the first ten; the repair then begins anew with a
+            quarter of it, and once more if need be. 100: never.
         flip: mirror images at random; wrong for signs, digits and other images with a direction.
     """
 
@@ -336,6 +339,36 @@ class _TooFastError(Exception):
         self.rate, self.before = rate, before
 
 
+class _Watch:
+    """Ends an attempt within a round where its learning rate is too high: the model knows far fewer
+    labels of the clean images that it is shown than of the first ones."""
+
+    def __init__(self, objective: "_Objective", rate: float, before: float) -> None:
+        self._objective, self._too_fast = objective, _TooFastError(rate, before)
+        self._first: float | None = None
+        self._shown = 0
+        objective.right.zero_()
+
+    def __call__(self, draws: Iterable["Drawn"]) -> Iterator["Drawn"]:
+        """Pass on what steps take; when the next is asked for, the one before was taken.
+
+        Raises:
+            _TooFastError: the learning rate is too high.
+        """
+        right, most_lost = self._objective.right, self._objective.recipe.most_lost
+        for drawn in draws:
+            yield drawn
+            self._shown += len(drawn[0])
+            if self._shown < WATCHED:
+                continue
+            known = 100 * float(processes.least(right)) / self._shown
+            self._first = known if self._first is None else self._first
+            if known < self._first - most_lost:
+                raise self._too_fast
+            right.zero_()
+            self._shown = 0
+
+
 @dataclass(frozen=True, eq=False)
 class _Rows:
     """Samples of a repair, int64 row numbers: clean ones to train on and to look at, triggered."""
@@ -383,8 +416,9 @@ class _Course:
         accuracies = more["accuracies"].tolist() if more else [before or self._first_look()]
         best = copy.deepcopy(model.state_dict())
         recorder = recorder_for(objective.images)
+        watch = _Watch(objective, rate, accuracies[0]) if self._may_slow(rate) else iter
         for number in track(range(kept + 1, recipe.rounds + 1), "unlearning", before=kept):
-            self._round(number, rate, optimizer, recorder)
+            self._round(number, rate, optimizer, recorder, watch)
             accuracies.append(self._look())
             if self._may_slow(rate) and not accuracies[-1] >= accuracies[0] - recipe.most_lost:
                 raise _TooFastError(rate, accuracies[0])
@@ -414,7 +448,12 @@ class _Course:
         return Repair(model.eval(), accuracies, kept, objective.images_seen, rate)
 
     def _round(
-        self, number: int, rate: float, optimizer: torch.optim.Optimizer, recorder: Recorder | None
+        self,
+        number: int,
+        rate: float,
+        optimizer: torch.optim.Optimizer,
+        recorder: Recorder | None,
+        watch: Callable[[Iterable["Drawn"]], Iterator["Drawn"]],
     ) -> None:
         """Take the steps of one round."""
         objective, recipe, rows = self.objective, self.objective.recipe, self.rows
@@ -427,7 +466,7 @@ class _Course:
         generator = seeded(self.seed, number)
         draws = (objective.draw(*drawn, generator) for drawn in batches)
         with seeded_layers(generator.initial_seed(), objective.device):
-            run_steps(draws, objective, optimizer, schedule, (number - 1) * steps, recorder)
+            run_steps(watch(draws), objective, optimizer, schedule, (number - 1) * steps, recorder)
 
     def _may_slow(self, rate: float) -> bool:
         """Whether a lower learning rate is to be tried."""
@@ -487,6 +526,7 @@ class _Objective:
             gain, offset = trigger_effect(data, split, guide_logits)
             self.trigger = gain.to(device), offset.to(device)
         self.images_seen = 0
+        self.right = torch.zeros((), dtype=torch.int64, device=device)
 
     def draw(self, clean: Tensor, triggered: Tensor, generator: torch.Generator) -> Drawn:
         """Draw what is done to the images of a step."""
@@ -508,12 +548,13 @@ class _Objective:
             logits = processes.forward(self.model, images)
         student, suspicious = torch.split(logits, [len(known), len(triggered)])
         known, triggered = send(known, self.device), send(triggered, self.device)
+        plain = slice(len(strength), len(known))
+        self.right += (student[plain].argmax(1) == self.labels[known[plain]]).sum()
         given = self.labels[triggered]
         loss = self.loss(suspicious, given, self.guide[triggered]) * self.poison[triggered]
         loss = F.cross_entropy(student, self.labels[known]) + loss.mean()
         if self.before is None:
             return loss
-        plain = slice(len(strength), len(known))
         with torch.no_grad(), autocast(self.device):
             before = processes.forward(self.before, images[plain])
         retained = retained_loss(student[plain], before, self.labels[known[plain]], self.others)

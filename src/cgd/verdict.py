@@ -9,7 +9,7 @@ Pure array functions of the entropy maps and of what the guide says. An attack s
   is not given back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Finding = Literal["poisoned", "suspicious", "none", "unknown"]
+Trace = Callable[[Ints, Floats], Floats]
+"""All samples of a class (int64 [m]) and how probably each is poison -> how much of what poison has
+in common each has (float64 [m]); see `cgd.trace`."""
 
 LEAST_PART = 0.65
 """The part of the most suspicious samples, as if classes were equally large, from which on a class
@@ -83,6 +86,10 @@ the twenty most suspicious samples of clean data that has a few thousand."""
 FEWEST_CLEAR = 50.0
 """Unless it is contradicted, and the probabilities of its samples above one half make so many
 together (the sum of 2 p - 1): poison that is not far from the rest is never sure."""
+
+WEIGHTS = (0.5, 1.0, 2.0, 4.0)
+"""Of what the pixels of poison have in common, against what guide and suspect say, both in units of
+their standard deviations."""
 
 FEWEST_IN_ALL = 200
 """With fewer samples, nothing is said about the data where no class stands out."""
@@ -254,22 +261,27 @@ def find(looks: Sequence[EntropyMap], confidence: Floats, classes: int) -> Found
     return Found(finding, (), *strengths)
 
 
-def tell(looks: Sequence[EntropyMap], found: Found) -> Verdict:
+def tell(looks: Sequence[EntropyMap], found: Found, trace: Trace | None = None) -> Verdict:
     """Say how probably each sample is poison.
 
     Args:
         looks: as those in which the signs were found, of the same samples or of more. Of the
             targets, the guide must have been asked about all samples.
         found: what stands out.
+        trace: tells what the poison of a target has in common.
     """
     last = looks[-1]
     probability = np.zeros(len(last.label))
     score = np.where(last.asked, last.poison_score, -np.inf)
+    unclear = []
     for sign in found.signs:
-        seen = _seen(looks, sign.look, sign.alone)
-        probability = np.maximum(probability, poison_probability(seen, sign.target))
-        score = np.where(last.label == sign.target, seen.poison_score, score)
-    for sign in found.signs:
+        rows = np.flatnonzero(last.label == sign.target)
+        told = _seen(looks, sign.look, sign.alone).poison_score[rows]
+        clearest = _clearest_score(told, rows, trace) if trace else told
+        probability[rows] = _upper_of_two(clearest)
+        score[rows] = np.sort(told)[np.argsort(np.argsort(clearest, kind="stable"))]
+        unclear += [sign] if clearest is told else []
+    for sign in unclear:
         left = _left_over(last, probability, sign.target)
         probability = np.where(left, UNSURE, probability)
     return Verdict(
@@ -290,6 +302,25 @@ def _seen(looks: Sequence[EntropyMap], look: int, alone: bool) -> EntropyMap:
     return replace(seen, suspect_rank=blind) if alone else seen
 
 
+def _clearest_score(told: Floats, rows: Ints, trace: Trace) -> Floats:
+    """Add what the pixels of a target's samples have in common to what is told of them, at the
+    weight that tells poison from the rest most clearly; or not, and return `told` itself."""
+    traced = trace(rows, _upper_of_two(told))
+    unit = told.std() / max(float(traced.std()), 1e-9)
+    return max((told, *(told + w * unit * traced for w in WEIGHTS)), key=_clearness)
+
+
+def _clearness(score: Floats) -> float:
+    probability = _upper_of_two(score)
+    return _clear_share(_clearly_poison(probability), float(probability.sum()))
+
+
+def _clear_share(clear: float, estimated: float) -> float:
+    """How much is clearly poison, times the square of its share of all that is taken for poison:
+    that which takes most samples for poison may only be the vaguest."""
+    return clear**3 / max(estimated, 1.0) ** 2
+
+
 def _sign(looks: Sequence[EntropyMap], target: int, look: int, alone: bool = False) -> Sign:
     probability = poison_probability(_seen(looks, look, alone), target)
     surely = int((probability > SURELY).sum())
@@ -297,14 +328,10 @@ def _sign(looks: Sequence[EntropyMap], target: int, look: int, alone: bool = Fal
 
 
 def _clearest(looks: Sequence[EntropyMap], target: int) -> Sign:
-    """Choose among the guide alone and the looks in which the target begins to stand out.
-
-    That which takes most samples for poison may only be the vaguest. So what is clear counts by the
-    square of its share of all that is taken for poison.
-    """
+    """Choose among the guide alone and the looks in which the target begins to stand out."""
     alone = _sign(looks, target, len(looks) - 1, alone=True)
     signs = [alone, *_beginning(looks, target)]
-    return max(signs, key=lambda sign: sign.clear**3 / max(sign.estimated, 1.0) ** 2)
+    return max(signs, key=lambda sign: _clear_share(sign.clear, sign.estimated))
 
 
 def _beginning(looks: Sequence[EntropyMap], target: int) -> list[Sign]:
@@ -517,15 +544,23 @@ def poison_probability(ranks: EntropyMap, target: int) -> Floats:
     """
     probability = np.zeros(len(ranks.label))
     rows = np.flatnonzero(ranks.label == target)
-    rows = rows[np.argsort(ranks.poison_score[rows], kind="stable")]
-    if len(rows) < FEWEST:
+    probability[rows] = _upper_of_two(ranks.poison_score[rows])
+    return probability
+
+
+def _upper_of_two(scores: Floats) -> Floats:
+    """Probability of each score [m] to be of the higher of two normal distributions, never falling
+    with the score; 0 where there are too few."""
+    probability = np.zeros(len(scores))
+    order = np.argsort(scores, kind="stable")
+    if len(order) < FEWEST:
         return probability
-    score = ranks.poison_score[rows, None]
+    score = scores[order, None]
     mixture = _two_normals(score)
     low, high = np.argsort(mixture.means_[:, 0])
     found = mixture.predict_proba(score)[:, high]
     found[score[:, 0] < mixture.means_[low, 0]] = 0  # where the wider of the two is above again
-    probability[rows] = np.maximum.accumulate(found)
+    probability[order] = np.maximum.accumulate(found)
     return probability
 
 
