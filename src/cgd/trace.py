@@ -38,7 +38,7 @@ def trace(
     *,
     seed: int = 0,
     device: torch.device | None = None,
-) -> NDArray[np.float64]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """How much each image of a class has of what its probable poison has in common.
 
     Ridge regression of the probability of being poison (0 in other classes) on the pixels. No
@@ -54,7 +54,7 @@ def trace(
         device: where to compute; default: a GPU if there is one.
 
     Returns:
-        float64 [m], high = the trace is there.
+        float64 [m], high = the trace is there; and float64, the same of images of other classes.
     """
     device = device or pick_device()
     generator = np.random.default_rng(seed)
@@ -73,17 +73,18 @@ def trace(
         ),
         strict=True,
     )
-    found = np.empty(len(rows))
+    judged = np.concatenate([rows, beside])
+    found = np.empty(len(judged))
     for fold in range(FOLDS):
         rest = [other for other in range(FOLDS) if other != fold]
         penalty = RIDGE * max(1, sum(count[other] for other in rest))
         matrix = torch.stack([gram[other] for other in rest]).sum(0)
         matrix.diagonal().add_(penalty)
         weights = torch.linalg.solve(matrix, torch.stack([moment[other] for other in rest]).sum(0))
-        mine = np.flatnonzero(part[rows] == fold)
-        scores = [pixels @ weights for pixels in _pixels(images, rows[mine], device, scale)]
+        mine = np.flatnonzero(part[judged] == fold)
+        scores = [pixels @ weights for pixels in _pixels(images, judged[mine], device, scale)]
         found[mine] = torch.cat([*scores, wanted[:0]]).double().cpu().numpy()
-    return found
+    return found[: len(rows)], found[len(rows) :]
 
 
 def _pixels(

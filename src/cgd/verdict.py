@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Finding = Literal["poisoned", "suspicious", "none", "unknown"]
-Trace = Callable[[Ints, Floats], Floats]
+Trace = Callable[[Ints, Floats], tuple[Floats, Floats]]
 """All samples of a class (int64 [m]) and how probably each is poison -> how much of what poison has
-in common each has (float64 [m]); see `cgd.trace`."""
+in common each has (float64 [m]), and images of other classes have; see `cgd.trace`."""
 
 LEAST_PART = 0.65
 """The part of the most suspicious samples, as if classes were equally large, from which on a class
@@ -86,6 +86,11 @@ the twenty most suspicious samples of clean data that has a few thousand."""
 FEWEST_CLEAR = 50.0
 """Unless it is contradicted, and the probabilities of its samples above one half make so many
 together (the sum of 2 p - 1): poison that is not far from the rest is never sure."""
+
+TRACED = 0.75
+"""Poison has a trace in common if it tells so large a share of pairs of a probably poisoned sample
+and one of another class apart: midway between chance and certainty. Poison looks like images of
+other classes, but for its trigger."""
 
 WEIGHTS = (0.5, 1.0, 2.0, 4.0)
 """Of what the pixels of poison have in common, against what guide and suspect say, both in units of
@@ -304,10 +309,21 @@ def _seen(looks: Sequence[EntropyMap], look: int, alone: bool) -> EntropyMap:
 
 def _clearest_score(told: Floats, rows: Ints, trace: Trace) -> Floats:
     """Add what the pixels of a target's samples have in common to what is told of them, at the
-    weight that tells poison from the rest most clearly; or not, and return `told` itself."""
-    traced = trace(rows, _upper_of_two(told))
+    weight that tells poison from the rest most clearly; return `told` itself if that is nothing."""
+    probability = _upper_of_two(told)
+    traced, others = trace(rows, probability)
+    if not _told_apart(traced[probability > 0.5], others) >= TRACED:
+        return told
     unit = told.std() / max(float(traced.std()), 1e-9)
-    return max((told, *(told + w * unit * traced for w in WEIGHTS)), key=_clearness)
+    return max((told + weight * unit * traced for weight in WEIGHTS), key=_clearness)
+
+
+def _told_apart(high: Floats, low: Floats) -> float:
+    """Share of the pairs of one of each in which the former is above (AUROC); nan without any."""
+    if not len(high) or not len(low):
+        return float("nan")
+    place = ranks(np.concatenate([high, low])) * (len(high) + len(low))
+    return float(place[: len(high)].mean() - (len(high) + 1) / 2) / len(low)
 
 
 def _clearness(score: Floats) -> float:
