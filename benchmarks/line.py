@@ -39,6 +39,7 @@ from cgd.pipeline import scan
 from cgd.presets import PRESETS
 from cgd.split import Split
 from cgd.suspect import RELEASED as RELEASED_SUSPECT
+from cgd.trace import trace
 from cgd.training import predict, train
 from cgd.unlearn import HELD_OUT, Unlearning, held_out_count, unlearn
 from cgd.unlearn import RELEASED as RELEASED_UNLEARNING
@@ -47,15 +48,14 @@ from cgd.verdict import judge
 CLIP = "ViT-B-32"
 SUSPECT, VICTIM = "small_resnet", "preactresnet18"
 CIFAR, CIFAR_TEST = 50_000, 10_000
-FIRST = 10_000
-ASKED = FIRST + round((1 - FIRST / CIFAR) * (CIFAR / 10 + 0.05 * 0.9 * CIFAR))
-"""Images that the guide is asked about with `--ask-first 10000`: these, and those of the target
-that are not among them, where 5 % of the data are poison."""
-
 DEFAULT = PRESETS["default"]
-ROUNDS = 2 + DEFAULT.unlearning.rounds
-"""Of a repair of `VICTIM`: the first two are done again, at a lower rate, as they were on all of
-CIFAR-10 (docs/results/speed/gpu.md)."""
+FIRST = DEFAULT.first(None, classes=10)
+ASKED = FIRST + round((1 - FIRST / CIFAR) * (CIFAR / 10 + 0.05 * 0.9 * CIFAR))
+"""Images that the guide is asked about: the first ones, and those of the target that are not among
+them, where 5 % of the data are poison."""
+ROUNDS = 1 + DEFAULT.unlearning.rounds
+"""Of a repair of `VICTIM`: the first is done again, at a lower rate, as it was with every attack
+(docs/results/full)."""
 
 STAGES = ("guide", "suspect", "split", "unlearning")
 
@@ -114,11 +114,12 @@ def cgd_parts(sizes: Sizes) -> list[Part]:
     a_step = repair.clean_batch + repair.triggered_batch + repair.transplanted
     held_out = (1 + ROUNDS) * held_out_count(CIFAR)
     return [
-        Part("guide", "cgd", "CLIP", CIFAR, sizes.guide),
+        Part("guide", "cgd", "CLIP", ASKED, sizes.guide),
         Part("guide", "cgd", "class names", 1, 1),
         Part("suspect", "cgd", "training", CIFAR * passes, sizes.suspect),
         Part("suspect", "cgd", "looks", CIFAR * _looks(CIFAR), sizes.suspect),
         Part("split", "cgd", "map, split", 1, 1),
+        Part("split", "cgd", "trace", 1, 1),
         Part("unlearning", "cgd", "training", ROUNDS * repair.steps * a_step, a_step),
         Part("unlearning", "cgd", "held-out looks", held_out, sizes.batch),
     ]
@@ -233,6 +234,7 @@ def _ours(data: ImageData, guide: OpenClipGuide, sizes: Sizes, device: torch.dev
             suspect, many.images[: sizes.suspect], device=device
         ),
         ("cgd", "split", "map, split"): lambda: _split(logits, labels),
+        ("cgd", "split", "trace"): lambda: _trace(data, sizes.all, device),
         ("cgd", "unlearning", "training"): lambda: unlearn(
             victim, data, split, logits, step, device=device
         ),
@@ -266,6 +268,14 @@ def _split(logits: Tensor, labels: Tensor) -> Split:
     return DEFAULT.split(*judge(maps, confidence, logits.shape[1]))
 
 
+def _trace(data: ImageData, n: int, device: torch.device) -> None:
+    """As of a target that has all of 5 % poison besides a tenth of the rest."""
+    images = data.images[torch.arange(n) % len(data)]
+    own = round(n / 10 + 0.05 * 0.9 * n)
+    labels = np.repeat([0, 1], [own, n - own])
+    trace(images, labels, np.arange(own), np.linspace(0, 1, own), device=device)
+
+
 def seconds(parts: list[tuple[Part, Times]], contender: str, stage: str) -> list[float]:
     """Seconds of a stage on all of CIFAR-10, scaled up, a number a repetition."""
     mine = [(p, t) for p, t in parts if (p.contender, p.stage) == (contender, stage)]
@@ -274,10 +284,10 @@ def seconds(parts: list[tuple[Part, Times]], contender: str, stage: str) -> list
     ]
 
 
-def asking_first(parts: list[tuple[Part, Times]]) -> list[tuple[Part, Times]]:
-    """The same, with `--ask-first 10000`."""
+def asking_all(parts: list[tuple[Part, Times]]) -> list[tuple[Part, Times]]:
+    """The same, with `--ask-first 0`."""
     return [
-        (replace(part, images=ASKED) if (part.contender, part.what) == ("cgd", "CLIP") else part, t)
+        (replace(part, images=CIFAR) if (part.contender, part.what) == ("cgd", "CLIP") else part, t)
         for part, t in parts
     ]
 

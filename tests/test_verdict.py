@@ -437,3 +437,75 @@ def test_nothing_is_said_about_a_class_of_nine() -> None:
     score = np.append(np.zeros(91), np.full(9, 5.0))
     labels = np.append(np.zeros(91, np.int64), np.ones(9, np.int64))
     assert not poison_probability(scored(labels, score), 1).any()
+
+
+def traced_scene(
+    early: float, trace: float, poisoned: int = 150
+) -> tuple[list[EntropyMap], NDArray[np.bool_], module.Trace]:
+    """4,000 samples of eight classes, of which some of class 3 are poison: the guide contradicts
+    them, the suspect learned a share of them early, and all rather early. What poison has in common
+    is worth so many standard deviations."""
+    draw = np.random.default_rng(0)
+    labels = np.arange(4000) % 8
+    poison = np.zeros(4000, dtype=np.bool_)
+    poison[np.flatnonzero(labels == 3)[:poisoned]] = True
+    guide, suspect = draw.uniform(0.01, 0.99, (2, 4000))
+    guide[poison], suspect[poison] = draw.uniform((0.8, 0.02), (1, 0.45), (poisoned, 2)).T
+    soon = poison & (draw.uniform(size=4000) < early)
+    suspect[soon] = draw.uniform(0.001, 0.01, soon.sum())
+    pixels = draw.normal(size=4000) + trace * poison
+
+    def told(
+        rows: NDArray[np.int64], probability: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        assert len(rows) == len(probability)
+        return pixels[rows], pixels[labels != labels[rows[0]]]
+
+    return [map_of(labels, guide, suspect)], poison, told
+
+
+def found_in(looks: list[EntropyMap], trace: module.Trace | None) -> Verdict:
+    confidence = np.random.default_rng(1).uniform(size=4000)
+    return module.tell(looks, module.find(looks, confidence, 8, trace), trace)
+
+
+def test_what_poison_has_in_common_tells_the_rest_of_it() -> None:
+    looks, poison, trace = traced_scene(early=0.5, trace=6.0)
+    alone, traced = found_in(looks, None), found_in(looks, trace)
+    assert alone.targets == traced.targets == (3,)
+    assert (alone.probability[poison] < 0.5).sum() > 30
+    np.testing.assert_array_equal(traced.probability > 0.5, poison)
+    assert traced.score[poison].min() > traced.score[~poison].max()
+
+
+def test_what_does_not_tell_poison_from_other_classes_counts_for_nothing() -> None:
+    looks, _, trace = traced_scene(early=0.5, trace=0.5)
+    alone, traced = found_in(looks, None), found_in(looks, trace)
+    np.testing.assert_array_equal(alone.probability, traced.probability)
+    np.testing.assert_array_equal(alone.score, traced.score)
+
+
+@pytest.mark.parametrize(
+    ("trace", "poisoned", "found"), [(6.0, 150, (3,)), (1.5, 150, ()), (6.0, 20, ())]
+)
+def test_a_trace_finds_a_target_of_which_nothing_else_is_sure(
+    trace: float, poisoned: int, found: tuple[int, ...]
+) -> None:
+    """If it divides the class widely, and not only a few samples of it."""
+    looks, poison, told = traced_scene(early=0.0, trace=trace, poisoned=poisoned)
+    assert found_in(looks, None).targets == ()
+    verdict = found_in(looks, told)
+    assert verdict.targets == found
+    if found:
+        assert verdict.finding == "poisoned"
+        assert ((verdict.probability > 0.5) == poison).mean() > 0.99
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 9))
+def test_pairs_told_apart_are_counted(high: int, low: int, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    one, other = draw.integers(0, 6, high).astype(float), draw.integers(0, 6, low).astype(float)
+    pairs = (one[:, None] > other).mean() + 0.5 * (one[:, None] == other).mean()
+    assert module._told_apart(one, other) == pytest.approx(pairs)
+    assert np.isnan(module._told_apart(one, other[:0]))

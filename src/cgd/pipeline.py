@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ from cgd.suspect import SuspectRecipe, suspect_logits
 from cgd.trace import trace
 from cgd.training import pick_device, predict
 from cgd.unlearn import Repair, Unlearning, unlearn, warn_of_misfit
-from cgd.verdict import Found, Verdict, find, tell
+from cgd.verdict import Found, Trace, Verdict, find, tell
 
 GUIDE_SCALE = 100.0
 """Guides give logits at the scale CLIP is trained with; a preset's scale is relative to it."""
@@ -111,18 +112,18 @@ def scan(
     suspects = [_suspect_axis(look, data.labels, settings) for look in judged]
     relative = (settings.scale if scale is None else scale) / GUIDE_SCALE
     answers = Answers(scaled(raw, relative), first, data.labels)
-    looks, found = _found(answers, suspects)
+    traced = partial(trace, data.images, data.labels.numpy(), seed=seed, device=device)
+    looks, found = _found(answers, suspects, traced)
     if first is not ALL:
         rows = besides(first, data.labels.numpy(), found.targets)
         raw, seconds = _kept(folder, "guide", data, partial(_asked, guide, data, rows, raw))
         guide_seconds += seconds
         answers = Answers(scaled(raw, relative), rows, data.labels)
         if rows is ALL:
-            looks, found = _found(answers, suspects)
+            looks, found = _found(answers, suspects, traced)
         else:
             guided = answers.axis(found.targets).spread(rows, len(data))
             looks = [place(guided, suspect, data.labels) for suspect in suspects]
-    traced = partial(trace, data.images, data.labels.numpy(), seed=seed, device=device)
     verdict, ranks = tell(looks, found, traced), looks[found.look]
     return Scan(
         map=ranks,
@@ -268,11 +269,19 @@ def _suspect_axis(logits: Tensor, labels: Tensor, settings: Preset) -> Axis:
     return axis([logits], labels, shift=shift, name="suspect")
 
 
-def _found(answers: Answers, suspects: Sequence[Axis]) -> tuple[list[EntropyMap], Found]:
+def _found(
+    answers: Answers, suspects: Sequence[Axis], trace: Trace
+) -> tuple[list[EntropyMap], Found]:
     """The entropy maps of what the guide was asked about, and what stands out in them."""
     guide, rows = answers.axis(), answers.rows
     looks = [place(guide, suspect.at(rows), answers.labels[rows]) for suspect in suspects]
-    return looks, find(looks, answers.confidence(), answers.logits.shape[1])
+    numbers = np.arange(len(answers.labels))[rows]
+    return looks, find(
+        looks,
+        answers.confidence(),
+        answers.logits.shape[1],
+        lambda some, probability: trace(numbers[some], probability),
+    )
 
 
 def _kept(

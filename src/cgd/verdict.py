@@ -92,6 +92,13 @@ TRACED = 0.75
 and one of another class apart: midway between chance and certainty. Poison looks like images of
 other classes, but for its trigger."""
 
+APART = 3.0
+"""A class in which nothing else is clear holds poison if what its pixels have in common makes two
+groups of it, whose means are so many standard deviations apart."""
+
+FEWEST_TRACED = 30
+"""And so many samples are surely of the higher group: a few shots of one thing look alike, too."""
+
 WEIGHTS = (0.5, 1.0, 2.0, 4.0)
 """Of what the pixels of poison have in common, against what guide and suspect say, both in units of
 their standard deviations."""
@@ -235,7 +242,9 @@ def judge(
     return looks[found.look], tell(looks, found)
 
 
-def find(looks: Sequence[EntropyMap], confidence: Floats, classes: int) -> Found:
+def find(
+    looks: Sequence[EntropyMap], confidence: Floats, classes: int, trace: Trace | None = None
+) -> Found:
     """Decide whether data are poisoned, and with which target.
 
     Args:
@@ -243,6 +252,8 @@ def find(looks: Sequence[EntropyMap], confidence: Floats, classes: int) -> Found
             guide's axis is the same in all. They are of all samples, or of some at random.
         confidence: float64 [n], the guide's probability of its own label.
         classes: number of classes.
+        trace: tells what probable poison of a class has in common; without it, a class that does
+            not stand out is no target.
     """
     last = looks[-1]
     excess = contradiction_excess(last.label, last.guide_label, confidence, classes)
@@ -262,6 +273,8 @@ def find(looks: Sequence[EntropyMap], confidence: Floats, classes: int) -> Found
     )
     if targets:
         return Found("poisoned", targets + (_hidden(looks, targets) if knows else ()), *strengths)
+    if trace and (traced := _traced(looks, trace)):
+        return Found("poisoned", traced, *strengths)
     finding = "suspicious" if signs else _no_sign(last, excess, classes)
     return Found(finding, (), *strengths)
 
@@ -401,6 +414,33 @@ def _hidden(looks: Sequence[EntropyMap], found: Sequence[Sign]) -> tuple[Sign, .
         if sign is None or sign.surely < FEWEST_SURE:
             return tuple(more[len(found) :])
         more.append(sign)
+
+
+def _traced(looks: Sequence[EntropyMap], trace: Trace) -> tuple[Sign, ...]:
+    """Of the classes that are foremost in a look, those that a trace in their pixels divides into
+    two groups far apart."""
+    clearest: dict[int, Sign] = {}
+    for number, look in enumerate(looks):
+        sign = _sign(looks, concentration(look)[1], number)
+        other = clearest.get(sign.target)
+        clearest[sign.target] = max(sign, other or sign, key=lambda sign: sign.clear)
+    if not _many(looks[-1]):
+        return ()
+    return tuple(sign for sign in clearest.values() if _divided(looks, sign, trace))
+
+
+def _divided(looks: Sequence[EntropyMap], sign: Sign, trace: Trace) -> bool:
+    """Whether a trace divides the samples of a class into two groups far apart."""
+    rows = np.flatnonzero(looks[sign.look].label == sign.target)
+    if len(rows) < 2 * FEWEST_TRACED:
+        return False
+    probability = _upper_of_two(looks[sign.look].poison_score[rows])
+    traced, others = trace(rows, probability)
+    if not _told_apart(traced[probability > 0.5], others) >= TRACED:
+        return False
+    groups = _two_normals(np.sort(traced)[:, None])
+    distance = np.ptp(groups.means_) / np.sqrt(groups.covariances_.mean())
+    return bool(distance >= APART and (_upper_of_two(traced) > SURELY).sum() >= FEWEST_TRACED)
 
 
 def _clearest_enough(signs: Sequence[Sign]) -> Sign | None:

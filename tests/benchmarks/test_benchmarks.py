@@ -91,9 +91,9 @@ def test_the_parts_of_the_plain_line_are_those_of_the_method() -> None:
     assert parts["guide", "CLIP"] == 50_000
 
 
-def test_with_5_percent_poison_a_third_of_the_images_is_asked_about() -> None:
+def test_with_5_percent_poison_half_of_the_images_is_asked_about() -> None:
     target = (50_000 - 2500) / 10 + 2500
-    assert pytest.approx(10_000 + 0.8 * target, abs=1) == whole.ASKED
+    assert pytest.approx(20_000 + 0.6 * target, abs=1) == whole.ASKED
 
 
 def test_the_whole_is_the_sum_of_the_scaled_parts() -> None:
@@ -144,11 +144,11 @@ def test_the_command_writes_records_and_tables(
     assert all(part["times"]["seconds"][0] > 0 for part in record["line"])
     assert all(min(found.values()) > 0 for found in record["check"]["stages"].values())
     rows = pq.read_table(out / "cells.parquet").to_pylist()
-    assert [row["defense"] for row in rows] == ["cgd", "cgd ask_first=10000", "cgd:released-plain"]
-    assert [row["passes"] for row in rows] == pytest.approx([8.3, 8.3, 25.24], abs=0.01)
+    assert [row["defense"] for row in rows] == ["cgd", "cgd ask_first=0", "cgd:released-plain"]
+    assert [row["passes"] for row in rows] == pytest.approx([8.02, 8.02, 25.24], abs=0.01)
     clip = next(p for p in record["line"] if (p["contender"], p["what"]) == ("cgd", "CLIP"))
     saved = (50_000 - whole.ASKED) * clip["times"]["seconds"][0]
-    assert rows[0]["seconds"] - rows[1]["seconds"] == pytest.approx(saved)
+    assert rows[1]["seconds"] - rows[0]["seconds"] == pytest.approx(saved)
     assert all(row["seconds"] > row["seconds_guide"] > 0 for row in rows)
 
 

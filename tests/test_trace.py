@@ -1,0 +1,118 @@
+"""What poison has in common: against ridge regression of a library, and on triggers that are there
+or not."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.linear_model import Ridge
+
+from cgd import trace as module
+from cgd.trace import trace
+
+CPU = torch.device("cpu")
+Rows = NDArray[np.int64]
+
+
+def data(n: int = 600, size: int = 6, seed: int = 0) -> tuple[torch.Tensor, NDArray[np.int64]]:
+    draw = np.random.default_rng(seed)
+    images = draw.integers(0, 256, (n, 3, size, size), dtype=np.uint8)
+    return torch.from_numpy(images), np.arange(n) % 4
+
+
+def patched(images: torch.Tensor, rows: Rows) -> torch.Tensor:
+    images = images.clone()
+    images[rows, :, -2:, -2:] = 255
+    return images
+
+
+def test_a_trigger_that_guide_and_suspect_missed_in_part_is_found_in_all_of_the_poison() -> None:
+    images, labels = data()
+    rows = np.flatnonzero(labels == 2)
+    poisoned = np.arange(len(rows)) < 60
+    images = patched(images, rows[poisoned])
+    draw = np.random.default_rng(1)
+    probability = np.where(poisoned, 0.6, 0.2) + draw.uniform(-0.2, 0.4, len(rows))
+    assert probability[poisoned].min() < probability[~poisoned].max()
+    own, others = trace(images, labels, rows, probability, device=CPU)
+    assert own[poisoned].min() > own[~poisoned].max()
+    assert own[poisoned].min() > others.max()
+
+
+def test_without_a_trigger_there_is_no_trace() -> None:
+    images, labels = data(2000)
+    rows = np.flatnonzero(labels == 2)
+    probability = (np.arange(len(rows)) < 100).astype(np.float64)
+    own, others = trace(images, labels, rows, probability, device=CPU)
+    above = (own[probability > 0, None] > others[None]).mean()
+    assert 0.4 < above < 0.6
+
+
+def test_the_trace_of_a_part_is_that_of_ridge_regression_on_the_others() -> None:
+    images, labels = data(200, size=3)
+    rows = np.flatnonzero(labels == 1)
+    probability = np.random.default_rng(2).uniform(size=len(rows))
+    own, others = trace(images, labels, rows, probability, seed=5, device=CPU)
+    draw = np.random.default_rng(5)
+    order = draw.permutation(len(rows))
+    outside = np.flatnonzero(labels != 1)
+    beside = draw.choice(outside, min(len(outside), 4 * len(rows)), replace=False)
+    part = draw.integers(0, 3, len(labels))
+    fitted = np.concatenate([rows[order], beside])
+    wanted = np.concatenate([probability[order], np.zeros(len(beside))])
+    pixels = images.flatten(1).double().numpy()
+    scaled = (pixels - pixels[fitted].mean(0)) / (pixels[fitted].std(0) + 1)
+    for fold in range(3):
+        known = part[fitted] != fold
+        ridge = Ridge(module.RIDGE * known.sum(), fit_intercept=False)
+        ridge.fit(scaled[fitted[known]], (wanted - wanted.mean())[known])
+        for found, judged in ((own, rows), (others, beside)):
+            mine = part[judged] == fold
+            expected = ridge.predict(scaled[judged[mine]])
+            np.testing.assert_allclose(found[mine], expected, atol=1e-5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(10, 80), st.integers(2, 5), st.integers(0, 9))
+def test_it_is_the_same_in_blocks_of_any_size(n: int, size: int, seed: int) -> None:
+    images, labels = data(n, size, seed)
+    rows = np.flatnonzero(labels == 0)
+    probability = np.random.default_rng(seed).uniform(size=len(rows))
+    with pytest.MonkeyPatch.context() as patch:
+        whole = trace(images, labels, rows, probability, device=CPU)
+        patch.setattr(module, "BLOCK", 7)
+        parts = trace(images, labels, rows, probability, device=CPU)
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_large_classes_are_judged_whole_though_fitted_in_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MOST", 50)
+    images, labels = data()
+    rows = np.flatnonzero(labels == 2)
+    poisoned = np.arange(len(rows)) < 60
+    images = patched(images, rows[poisoned])
+    own, others = trace(images, labels, rows, poisoned.astype(np.float64), device=CPU)
+    assert len(own) == len(rows)
+    assert len(others) == 200
+    assert own[poisoned].min() > own[~poisoned].max()
+
+
+def test_large_images_are_shrunk() -> None:
+    images, labels = data(40, size=70)
+    rows = np.flatnonzero(labels == 0)
+    own, _ = trace(images, labels, rows, np.linspace(0, 1, len(rows)), device=CPU)
+    assert np.isfinite(own).all()
+
+
+@pytest.mark.parametrize("colour", [0, 255])
+def test_images_of_one_colour_have_no_trace(colour: int) -> None:
+    labels = np.arange(30) % 3
+    images = torch.full((30, 3, 4, 4), colour, dtype=torch.uint8)
+    own, others = trace(images, labels, np.flatnonzero(labels == 0), np.ones(10), device=CPU)
+    assert not own.any()
+    assert not others.any()
