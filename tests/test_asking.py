@@ -16,6 +16,7 @@ from cgd.entropy import axis
 from cgd.errors import InputError
 from cgd.files import write_tensors
 from cgd.pipeline import Scan, scan
+from cgd.presets import get_preset
 from cgd.training import seeded
 
 CLASSES = tuple("abcdefgh")
@@ -155,6 +156,14 @@ def test_the_released_split_needs_all_answers(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="asked about all"):
         scan(data, guide, preset="released", ask_first=10, folder=folder)
     assert not guide.asked
+
+
+def test_the_default_asks_about_20000_first_or_400_of_each_class() -> None:
+    default = get_preset("default")
+    assert default.first(None, classes=10) == default.first(None, classes=50) == 20_000
+    assert default.first(None, classes=100) == 40_000
+    assert default.first(300, classes=100) == 300
+    assert default.first(0, classes=10) == get_preset("released").first(None, classes=10) == 0
 
 
 def test_scores_of_another_shape_are_refused() -> None:

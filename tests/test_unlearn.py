@@ -357,6 +357,21 @@ def test_a_rate_that_is_too_high_is_noticed(scene: Scene) -> None:
     assert weights_equal(repair.model, alone.model)
 
 
+def test_a_rate_that_is_too_high_ends_its_attempt_within_the_round(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looks are given, and see nothing."""
+    recipe = replace(BRIEF, rounds=1, steps=20, lr=1.0, most_lost=10.0)
+    monkeypatch.setattr(module, "WATCHED", 2 * recipe.clean_batch)
+    monkeypatch.setattr(module._Course, "_look", lambda _: 90.0)
+    repair = scene.repair(recipe)
+    assert repair.lr < recipe.lr
+    alone = scene.repair(replace(recipe, lr=repair.lr, most_lost=100.0))
+    assert weights_equal(repair.model, alone.model)
+    attempts = 1 + round(math.log(recipe.lr / repair.lr, 4))
+    assert alone.images < repair.images < alone.images * attempts
+
+
 @dataclass
 class Seen:
     """Rows of all batches of a repair."""

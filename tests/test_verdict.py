@@ -313,6 +313,10 @@ def test_a_look_that_is_sure_is_preferred_to_a_guide_that_claims_more(doubts: in
     assert found.sum() < 520
     alone = poison_probability(replace(seen, suspect_rank=np.full(n, 0.5)), 1)
     assert (2 * alone - 1).clip(0).sum() > 500  # more than the look has
+    found_first = module.find([seen], np.ones(n), 10)
+    (sign,) = found_first.signs
+    misled = replace(found_first, signs=(replace(sign, alone=True, clear=0.0),))
+    assert module.choose_again([seen], misled) == found_first
 
 
 def test_contradicted_poison_need_not_be_sure_if_there_is_much_of_it(

@@ -26,7 +26,7 @@ from cgd.suspect import SuspectRecipe, suspect_logits
 from cgd.trace import trace
 from cgd.training import pick_device, predict
 from cgd.unlearn import Repair, Unlearning, unlearn, warn_of_misfit
-from cgd.verdict import Found, Trace, Verdict, find, tell
+from cgd.verdict import Found, Trace, Verdict, choose_again, find, tell
 
 GUIDE_SCALE = 100.0
 """Guides give logits at the scale CLIP is trained with; a preset's scale is relative to it."""
@@ -124,6 +124,7 @@ def scan(
         else:
             guided = answers.axis(found.targets).spread(rows, len(data))
             looks = [place(guided, suspect, data.labels) for suspect in suspects]
+            found = choose_again(looks, found)
     verdict, ranks = tell(looks, found, traced), looks[found.look]
     return Scan(
         map=ranks,

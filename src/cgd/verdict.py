@@ -193,6 +193,7 @@ class Sign:
         clear: see `_clearly_poison`.
         estimated: sum of the probabilities of being poison.
         surely: number of samples that are surely poison.
+        rivals: what else might have told it, as (look, alone).
     """
 
     target: int
@@ -201,6 +202,7 @@ class Sign:
     clear: float
     estimated: float
     surely: int
+    rivals: tuple[tuple[int, bool], ...] = ()
 
     @property
     def evidence(self) -> str:
@@ -277,6 +279,23 @@ def find(
         return Found("poisoned", traced, *strengths)
     finding = "suspicious" if signs else _no_sign(last, excess, classes)
     return Found(finding, (), *strengths)
+
+
+def choose_again(looks: Sequence[EntropyMap], found: Found) -> Found:
+    """Choose among what might tell the poison of a contradicted target, now that the guide has been
+    asked about all of its samples; `found` is of some.
+
+    Args:
+        looks: of all samples, with those of the targets asked about.
+        found: what stands out in some of them.
+    """
+    signs = (
+        _clearest_of([_sign(looks, sign.target, *rival) for rival in sign.rivals])
+        if sign.rivals
+        else sign
+        for sign in found.signs
+    )
+    return replace(found, signs=tuple(signs))
 
 
 def tell(looks: Sequence[EntropyMap], found: Found, trace: Trace | None = None) -> Verdict:
@@ -359,8 +378,12 @@ def _sign(looks: Sequence[EntropyMap], target: int, look: int, alone: bool = Fal
 def _clearest(looks: Sequence[EntropyMap], target: int) -> Sign:
     """Choose among the guide alone and the looks in which the target begins to stand out."""
     alone = _sign(looks, target, len(looks) - 1, alone=True)
-    signs = [alone, *_beginning(looks, target)]
-    return max(signs, key=lambda sign: _clear_share(sign.clear, sign.estimated))
+    return _clearest_of([alone, *_beginning(looks, target)])
+
+
+def _clearest_of(signs: Sequence[Sign]) -> Sign:
+    clearest = max(signs, key=lambda sign: _clear_share(sign.clear, sign.estimated))
+    return replace(clearest, rivals=tuple((sign.look, sign.alone) for sign in signs))
 
 
 def _beginning(looks: Sequence[EntropyMap], target: int) -> list[Sign]:
