@@ -110,7 +110,7 @@ def test_a_suspicious_class_is_named(
     cgd: Run, world: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     suspicious = Verdict("suspicious", (), (), np.zeros(120), np.zeros(120), 0.9, 0.0)
-    monkeypatch.setattr("cgd.pipeline.tell", lambda looks, found: suspicious)
+    monkeypatch.setattr("cgd.pipeline.tell", lambda looks, found, trace: suspicious)
     guide = ("--guide", f"classifier:{world['guide']}", "--arch", "tiny_resnet")
     answer = cgd("scan", world["poisoned"], *guide, "--out", tmp_path / "scan")
     assert re.search(r"\d+% of the most suspicious are 'blue'", answer.out)

@@ -60,6 +60,7 @@ def test_corners_grow_with_the_image(noise_images: ImagesMaker, size: int, side:
     assert make_attack("lc").trigger(noise_images(1, size)).dtype == torch.uint8
 
 
+@pytest.mark.bfloat16
 @pytest.mark.parametrize("size", [16, 32])
 @pytest.mark.parametrize("eps", [4.0, 16.0])
 def test_the_perturbation_stays_within_eps_and_misleads(

@@ -34,6 +34,7 @@ def noise() -> Floats:
     return np.random.default_rng(0).uniform(-16, 16, (3, 32, 32)).astype(np.float32)
 
 
+@pytest.mark.bfloat16
 @pytest.mark.parametrize("eps", [4.0, 16.0])
 def test_the_noise_is_bounded_and_calls_up_the_target(toy_data: DataMaker, eps: float) -> None:
     data = toy_data(96)

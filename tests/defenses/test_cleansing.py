@@ -191,6 +191,7 @@ def test_spectral_signatures_take_their_share_of_every_class_and_only_poison(wor
     assert np.isin(taken, world.manifest.poison).mean() > 0.9
 
 
+@pytest.mark.bfloat16
 def test_strip_fails_on_a_model_that_is_always_sure(world: Any) -> None:
     """Dark noise over dark noise keeps its tint: the clean images' answers are as sure."""
     strip = make_defense("strip", overlays=5)

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import pytest
 import torch.nn.functional as F
 
 from cgd.defenses import make_defense
 from cgd.training import predict
 
 
+@pytest.mark.bfloat16
 def test_the_loss_on_the_clean_images_falls(world: Any) -> None:
     tuned = make_defense("ft", steps=60, batch=50).repair(world.victim, world.clean, world.terms)
     assert tuned.images == 60 * 50

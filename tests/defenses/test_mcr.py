@@ -42,6 +42,7 @@ def test_the_middle_of_the_curve_is_trained(world: Any) -> None:
     assert loss(0.05) < 0.7 * loss(0.0)
 
 
+@pytest.mark.bfloat16
 def test_batch_statistics_are_measured_anew(world: Any) -> None:
     spoiled = copy.deepcopy(world.victim)
     for layer in spoiled.modules():

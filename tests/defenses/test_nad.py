@@ -54,6 +54,7 @@ def test_a_short_distillation_spares_clean_accuracy(world: Any) -> None:
     assert world.measure(repaired.model).ca > 90
 
 
+@pytest.mark.bfloat16
 def test_the_first_weight_pulls_on_the_first_place(
     world: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

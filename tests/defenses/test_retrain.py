@@ -4,10 +4,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from cgd.defenses import make_defense
 
 
+@pytest.mark.bfloat16
 def test_the_backdoor_is_gone_with_the_poison_and_back_with_it(world: Any) -> None:
     poison = np.isin(np.arange(len(world.data)), world.manifest.poison)
     clean = world.data.subset(np.flatnonzero(~poison))

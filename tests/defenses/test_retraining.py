@@ -163,6 +163,7 @@ def test_a_stamp_on_the_right_suspects_overrules_the_backdoor(striped: Any) -> N
     assert after.asr < 10
 
 
+@pytest.mark.bfloat16
 def test_nab_undoes_the_backdoor(striped: Any) -> None:
     made = cleansed("nab", striped)
     after = striped.measure(made.model)
