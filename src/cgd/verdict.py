@@ -7,6 +7,9 @@ Pure array functions of the entropy maps and of what the guide says. An attack s
 - *contradicted*: a class holds images that the guide takes for anything at all. Where a guide is
   weak, it confuses a class with a few others, and these with it; poison comes from everywhere, and
   is not given back.
+
+What the poison has in common in its pixels (`cgd.trace`) then tells it more surely, and finds some
+that neither sign does.
 """
 
 from collections.abc import Callable, Sequence
@@ -137,8 +140,8 @@ class Verdict:
 
     @property
     def strength(self) -> float:
-        """How far the stronger of the two signs reaches: 1 is needed to be called poisoned, but not
-        enough."""
+        """How far the stronger of the two signs reaches: 1 is needed to be called poisoned without
+        a trace, but not enough."""
         return max(self.early / LEAST_PART, self.contradicted / LEAST_EXCESS)
 
     @property
