@@ -66,21 +66,17 @@ def trace(
     wanted[: len(own)] = torch.from_numpy(probability[own]).to(device)
     part = generator.integers(0, FOLDS, len(labels))
     scale = _moments(images, fitted, device)
-    gram, moment, count = zip(
-        *(
-            _normal_equations(images, fitted[mine], wanted[mine] - wanted.mean(), scale)
-            for mine in (np.flatnonzero(part[fitted] == fold) for fold in range(FOLDS))
-        ),
-        strict=True,
-    )
+    equations = [
+        _normal_equations(images, fitted[mine], wanted[mine] - wanted.mean(), scale)
+        for mine in (np.flatnonzero(part[fitted] == fold) for fold in range(FOLDS))
+    ]
     judged = np.concatenate([rows, beside])
     found = np.empty(len(judged))
     for fold in range(FOLDS):
-        rest = [other for other in range(FOLDS) if other != fold]
-        penalty = RIDGE * max(1, sum(count[other] for other in rest))
-        matrix = torch.stack([gram[other] for other in rest]).sum(0)
-        matrix.diagonal().add_(penalty)
-        weights = torch.linalg.solve(matrix, torch.stack([moment[other] for other in rest]).sum(0))
+        rest = equations[:fold] + equations[fold + 1 :]
+        gram, moment = (torch.stack(parts).sum(0) for parts in zip(*rest, strict=True))
+        gram.diagonal().add_(RIDGE * max(1, int((part[fitted] != fold).sum())))
+        weights = torch.linalg.solve(gram, moment)
         mine = np.flatnonzero(part[judged] == fold)
         scores = [pixels @ weights for pixels in _pixels(images, judged[mine], device, scale)]
         found[mine] = torch.cat([*scores, wanted[:0]]).double().cpu().numpy()
@@ -118,8 +114,8 @@ def _moments(
 
 def _normal_equations(
     images: Tensor, rows: NDArray[np.int64], wanted: Tensor, scale: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor, int]:
-    """X'X, X'y, and the number of images."""
+) -> tuple[Tensor, Tensor]:
+    """X'X and X'y."""
     values = len(scale[0])
     gram = torch.zeros(values, values, device=wanted.device)
     moment = torch.zeros(values, device=wanted.device)
@@ -128,4 +124,4 @@ def _normal_equations(
     ):
         gram.addmm_(pixels.T, pixels)
         moment.addmv_(pixels.T, target)
-    return gram, moment, len(rows)
+    return gram, moment

@@ -345,12 +345,19 @@ def _seen(looks: Sequence[EntropyMap], look: int, alone: bool) -> EntropyMap:
 def _clearest_score(told: Floats, rows: Ints, trace: Trace) -> Floats:
     """Add what the pixels of a target's samples have in common to what is told of them, at the
     weight that tells poison from the rest most clearly; return `told` itself if that is nothing."""
-    probability = _upper_of_two(told)
-    traced, others = trace(rows, probability)
-    if not _told_apart(traced[probability > 0.5], others) >= TRACED:
+    traced = _in_common(told, rows, trace)
+    if traced is None:
         return told
     unit = told.std() / max(float(traced.std()), 1e-9)
     return max((told + weight * unit * traced for weight in WEIGHTS), key=_clearness)
+
+
+def _in_common(told: Floats, rows: Ints, trace: Trace) -> Floats | None:
+    """The trace of a class's samples; None where it does not tell probable poison from images of
+    other classes."""
+    probability = _upper_of_two(told)
+    traced, others = trace(rows, probability)
+    return traced if _told_apart(traced[probability > 0.5], others) >= TRACED else None
 
 
 def _told_apart(high: Floats, low: Floats) -> float:
@@ -460,9 +467,8 @@ def _divided(looks: Sequence[EntropyMap], sign: Sign, trace: Trace) -> bool:
     rows = np.flatnonzero(looks[sign.look].label == sign.target)
     if len(rows) < 2 * FEWEST_TRACED:
         return False
-    probability = _upper_of_two(looks[sign.look].poison_score[rows])
-    traced, others = trace(rows, probability)
-    if not _told_apart(traced[probability > 0.5], others) >= TRACED:
+    traced = _in_common(looks[sign.look].poison_score[rows], rows, trace)
+    if traced is None:
         return False
     groups = _two_normals(np.sort(traced)[:, None])
     distance = np.ptp(groups.means_) / np.sqrt(groups.covariances_.mean())
