@@ -8,6 +8,7 @@ trace.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,15 +20,23 @@ from cgd.training import pick_device
 
 SIZE = 32
 """Larger images are shrunk to so many pixels a side."""
+TINY = 8
+"""And to so many, to see which look alike."""
 RIDGE = 3.0
 """Penalty on the squared weights of standardised pixels, relative to the number of images: chosen
 on CIFAR-10 `small` with BadNets and SIG, where 1 to 10 do as well."""
-FOLDS = 3
+ALIKE = 32
+"""An image is judged by what was fitted without so many that look most like it, itself among them,
+as the frames of one series do: these would vouch for one another. (16 to 64 do as well.)"""
+LEFT_OUT = 0.1
+"""And without no larger share of its class."""
 OTHERS = 4
 """Images of other classes for each of the class: what images look like without the trigger."""
 MOST = 8000
 """Images of the class, at most, that the function is fitted to."""
 BLOCK = 2048
+SMALL_BLOCK = 128
+"""Images that are judged together, each with those that look like it."""
 
 
 def trace(
@@ -41,20 +50,20 @@ def trace(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """How much each image of a class has of what its probable poison has in common.
 
-    Ridge regression of the probability of being poison (0 in other classes) on the pixels. No
-    image is judged by a function that was fitted to it: the images are divided in three, each part
-    is judged by what the others tell.
+    Ridge regression of the probability of being poison (0 in other classes) on the pixels. No image
+    is judged by a function that was fitted to it, or to images of its class that look like it.
 
     Args:
         images: uint8 [n, 3, size, size].
         labels: int64 [n], the given labels.
         rows: int64 [m], all samples of one class.
         probability: float64 [m], of being poison.
-        seed: fixes the parts, and the images of other classes.
+        seed: fixes the images that the function is fitted to.
         device: where to compute; default: a GPU if there is one.
 
     Returns:
-        float64 [m], high = the trace is there; and float64, the same of images of other classes.
+        float64 [m], high = the trace is there; and float64, the same of as many images of other
+        classes, where there are so many.
     """
     device = device or pick_device()
     generator = np.random.default_rng(seed)
@@ -64,23 +73,73 @@ def trace(
     fitted = np.concatenate([rows[own], beside])
     wanted = torch.zeros(len(fitted), device=device)
     wanted[: len(own)] = torch.from_numpy(probability[own]).to(device)
-    part = generator.integers(0, FOLDS, len(labels))
+    wanted -= wanted.mean()
     scale = _moments(images, fitted, device)
-    equations = [
-        _normal_equations(images, fitted[mine], wanted[mine] - wanted.mean(), scale)
-        for mine in (np.flatnonzero(part[fitted] == fold) for fold in range(FOLDS))
-    ]
-    judged = np.concatenate([rows, beside])
-    found = np.empty(len(judged))
-    for fold in range(FOLDS):
-        rest = equations[:fold] + equations[fold + 1 :]
-        gram, moment = (torch.stack(parts).sum(0) for parts in zip(*rest, strict=True))
-        gram.diagonal().add_(RIDGE * max(1, int((part[fitted] != fold).sum())))
-        weights = torch.linalg.solve(gram, moment)
-        mine = np.flatnonzero(part[judged] == fold)
-        scores = [pixels @ weights for pixels in _pixels(images, judged[mine], device, scale)]
-        found[mine] = torch.cat([*scores, wanted[:0]]).double().cpu().numpy()
-    return found[: len(rows)], found[len(rows) :]
+    gram, moment = _normal_equations(images, fitted, wanted, scale)
+    gram.diagonal().add_(RIDGE * len(fitted))
+    factor = torch.linalg.cholesky(gram)
+    weights = torch.linalg.solve_triangular(factor, moment[:, None], upper=False)[:, 0]
+    of_class = _Ridge(images, scale, factor, weights, rows[own], wanted[: len(own)])
+    of_others = _Ridge(images, scale, factor, weights, beside, wanted[len(own) :])
+    return of_class.without_look_alikes(rows), of_others.without_itself(len(own))
+
+
+@dataclass(frozen=True, eq=False)
+class _Ridge:
+    """A fitted ridge regression. With the normal equations' factor L, images x are judged by
+    z = L^-1 x: the prediction is z w, and z z' is the influence that images have on one another's.
+
+    Attributes:
+        images, scale: see `_pixels`.
+        factor: [values, values], L.
+        weights: [values], w.
+        rows: some of the images that it was fitted to.
+        wanted: what was wanted of these.
+    """
+
+    images: Tensor
+    scale: tuple[Tensor, Tensor]
+    factor: Tensor
+    weights: Tensor
+    rows: NDArray[np.int64]
+    wanted: Tensor
+
+    def whitened(self, rows: NDArray[np.int64]) -> Tensor:
+        """z, [rows, values]."""
+        blocks = _pixels(self.images, rows, self.factor.device, self.scale)
+        return torch.cat(
+            [
+                torch.linalg.solve_triangular(self.factor, pixels.T, upper=False).T
+                for pixels in blocks
+            ]
+        )
+
+    def without_itself(self, count: int) -> NDArray[np.float64]:
+        """What would be predicted for each of the first images without it."""
+        z, wanted = self.whitened(self.rows[:count]), self.wanted[:count]
+        error = (wanted - z @ self.weights) / (1 - z.square().sum(1))
+        return (wanted - error).double().cpu().numpy()
+
+    def without_look_alikes(self, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What would be predicted for each of `rows` without those that look most like it."""
+        count = min(ALIKE, max(1, int(LEFT_OUT * len(self.rows))))
+        known, known_tiny = self.whitened(self.rows), self.tiny(self.rows)
+        error = self.wanted - known @ self.weights
+        unit, found = torch.eye(count, device=known.device), []
+        for block in np.split(rows, range(SMALL_BLOCK, len(rows), SMALL_BLOCK)):
+            distance = torch.cdist(self.tiny(block), known_tiny)
+            itself = torch.from_numpy(block[:, None] == self.rows).to(distance.device)
+            alike = distance.masked_fill(itself, -1).topk(count, largest=False).indices
+            near, z = known[alike], self.whitened(block)
+            left = torch.linalg.solve(unit - near @ near.mT, error[alike])
+            found.append(z @ self.weights - ((near @ z[:, :, None])[:, :, 0] * left).sum(1))
+        return torch.cat(found).double().cpu().numpy()
+
+    def tiny(self, rows: NDArray[np.int64]) -> Tensor:
+        """Images of a few pixels, of even brightness and contrast, [rows, values]."""
+        seen = torch.cat(list(_pixels(self.images, rows, self.factor.device, size=TINY)))
+        even = seen - seen.mean(1, keepdim=True)
+        return even / (even.std(1, keepdim=True) + 1)
 
 
 def _pixels(
@@ -88,12 +147,13 @@ def _pixels(
     rows: NDArray[np.int64],
     device: torch.device,
     scale: tuple[Tensor, Tensor] | None = None,
+    size: int = SIZE,
 ) -> Iterator[Tensor]:
     """Yield blocks of images as float32 [block, values], standardised where a scale is given."""
     for block in torch.split(torch.from_numpy(rows), BLOCK):
         pixels = images[block.to(images.device)].to(device).float()
-        if max(pixels.shape[2:]) > SIZE:
-            pixels = F.adaptive_avg_pool2d(pixels, SIZE)
+        if max(pixels.shape[2:]) > size:
+            pixels = F.adaptive_avg_pool2d(pixels, size)
         flat = pixels.flatten(1)
         yield flat if scale is None else (flat - scale[0]) / scale[1]
 

@@ -94,6 +94,11 @@ def test_a_repair_says_what_it_takes_as_clean() -> None:
     assert made.other == make_defense("anp", steps=500, eps=0.1)
     assert not read_defense("anp clean=true:5%").scans
     assert read_defense("default").scans
+    verdict = read_defense("verdict ask_first=50")
+    assert verdict.judges
+    assert verdict.scans
+    assert verdict.preset == replace(PRESETS["default"], ask_first=50)
+    assert not read_defense("default").judges
 
 
 @pytest.mark.parametrize(
@@ -107,6 +112,7 @@ def test_a_repair_says_what_it_takes_as_clean() -> None:
         ("anp clean=cgd:abc", "use cgd, cgd:5%"),
         ("anp clean=cgd eps=-1", "eps=-1: must be zero or more"),
         ("anp clean=cgd eps=nan", "must be finite"),
+        ("verdict suspect=victim", "there is no suspect 'victim'"),
         ("scores", "after 'scores', name one of cgd, guide"),
         ("scores magic", "after 'scores', name one of cgd, guide"),
     ],

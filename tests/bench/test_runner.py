@@ -188,7 +188,18 @@ def test_a_guide_can_be_attacked_itself(
     assert (attacked.labels[changed] == 2).all()
 
 
-@pytest.mark.parametrize("entry", ["stand-in images=51", "stand-in colour=1", "stand-in images=x"])
+def test_a_stand_in_is_trained_on_images_drawn_anew(world: Path, tmp_path: Path) -> None:
+    said = []
+    for place, draw in enumerate((1, 2, 1)):
+        lab = lab_of(world, GRID, tmp_path / str(place))
+        said.append(lab.guide(f"stand-in images=40 draw={draw}")[0].logits(lab.defended))
+    assert not torch.equal(said[0], said[1])
+    assert torch.equal(said[0], said[2])
+
+
+@pytest.mark.parametrize(
+    "entry", ["stand-in images=51", "stand-in colour=1", "stand-in images=x", "stand-in draw=-1"]
+)
 def test_a_stand_in_that_cannot_be_trained_is_refused(
     world: Path, tmp_path: Path, entry: str
 ) -> None:
@@ -451,6 +462,25 @@ def test_scores_are_measured_where_there_is_poison(world: Path, tmp_path: Path) 
     assert cells[3]["tpr_at_5"] == pytest.approx(100 * tpr_at_fpr(scores, poison, 0.05))
     assert cells[3].get("asr") is None
     assert "TPR at 1 %" in render(cells)
+
+
+def test_a_verdict_needs_no_model(world: Path, tmp_path: Path) -> None:
+    guides = ("stand-in images=30 draw=1", "stand-in images=30 draw=2")
+    cells = run(world, replace(GRID, defenses=("verdict",), guides=guides), tmp_path)
+    assert [(cell["attack"], cell["guide"]) for cell in cells] == [
+        (attack, guide) for attack in ("none", "badnets") for guide in guides
+    ]
+    assert {cell["verdict"] for cell in cells} <= {"poisoned", "suspicious", "none", "unknown"}
+    assert [cell["target_found"] is None for cell in cells] == [True, True, False, False]
+    assert cells[2]["average_precision"] is not None
+    assert cells[2].get("ca") is None
+    assert not list((tmp_path / "work").glob("*victim*"))
+    both = replace(GRID, defenses=("verdict", "default"))
+    assert [wanted.defense for wanted in cells_of(both, SCENES[0])] == [
+        "none",
+        "verdict",
+        "default",
+    ]
 
 
 def test_cells_are_named_by_all_that_tells_them_apart() -> None:

@@ -52,6 +52,21 @@ def test_means_and_spreads_are_over_the_seeds_that_have_a_value(
     assert row["seeds"] == str(len(values))
 
 
+def test_draws_of_a_guide_are_one_row() -> None:
+    guides = ["stand-in images=500 draw=1", "stand-in images=500 draw=12", "stand-in images=500"]
+    cells = [
+        cell(defense="verdict", guide=guide, auroc=0.5 + place / 10)
+        for place, guide in enumerate(guides)
+    ]
+    rows = rows_of(render(cells))
+    assert [row["guide"] for row in rows] == [
+        "stand-in images=500",
+        "stand-in images=500 drawn anew",
+    ]
+    assert [row["runs"] for row in rows] == ["1", "2"]
+    assert rows[1]["AUROC"].startswith("0.550")
+
+
 def test_a_row_is_an_attack_at_a_rate_under_a_defense_benign_and_undefended_first() -> None:
     keys = [("none", 0.0), ("badnets", 0.01), ("sig", 0.01), ("badnets", 0.1)]
     expected = [

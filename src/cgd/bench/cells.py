@@ -43,14 +43,16 @@ class Wanted:
 
 
 def cells_of(grid: Grid, scene: Scene) -> list[Wanted]:
-    """The cells of a scene, the undefended one first."""
+    """The cells of a scene, the undefended one first, where there is more than verdicts."""
+    known = {name: read_defense(name) for name in grid.defenses}
     defended = [
-        Wanted(scene, guide if read_defense(name).scans else NONE, name)
+        Wanted(scene, guide if defense.scans else NONE, name)
         for guide in grid.guides
-        for name in grid.defenses
-        if scene.attack != NONE or not read_defense(name).scores
+        for name, defense in known.items()
+        if scene.attack != NONE or not defense.scores
     ]
-    return [Wanted(scene), *dict.fromkeys(defended)]
+    only_judged = known and all(defense.judges for defense in known.values())
+    return [*([] if only_judged else [Wanted(scene)]), *dict.fromkeys(defended)]
 
 
 def describe(lab: Lab, wanted: Wanted, protocol: str) -> Cell:
@@ -75,6 +77,8 @@ def describe(lab: Lab, wanted: Wanted, protocol: str) -> Cell:
 
 def measure(lab: Lab, wanted: Wanted, trial: Trial) -> Cell:
     """Make a cell: train, scan and repair what is needed, and measure."""
+    if wanted.defense != NONE and read_defense(wanted.defense).judges:
+        return _judged(lab, wanted, trial)
     victim, victim_seconds = lab.victim(trial)
     before = _known(lab, victim, trial, "victim")
     cell: Cell = {"label_noise": _noise(lab, trial), **_clean(lab, trial)}
@@ -82,7 +86,7 @@ def measure(lab: Lab, wanted: Wanted, trial: Trial) -> Cell:
         cell |= {**asdict(before), "seconds": victim_seconds, "passes": float(lab.grid.epochs)}
         return {**cell, **_stealth(trial)}
     defense = read_defense(wanted.defense)
-    scan = scanned(lab, wanted, trial, victim, defense) if defense.scans else None
+    scan = scanned(lab, wanted, trial, defense, victim) if defense.scans else None
     if defense.scores:
         return {**cell, **_scored(lab, trial, victim, defense, scan)}
     start = time.perf_counter()
@@ -105,8 +109,15 @@ def measure(lab: Lab, wanted: Wanted, trial: Trial) -> Cell:
     }
 
 
+def _judged(lab: Lab, wanted: Wanted, trial: Trial) -> Cell:
+    """Scan, and keep what the verdict says."""
+    scan = scanned(lab, wanted, trial, read_defense(wanted.defense))
+    about = {"label_noise": _noise(lab, trial), "passes": scan.passes}
+    return {**about, "seconds": sum(scan.seconds.values()), **_separation(trial, scan)}
+
+
 def scanned(
-    lab: Lab, wanted: Wanted, trial: Trial, victim: Classifier, defense: Defense
+    lab: Lab, wanted: Wanted, trial: Trial, defense: Defense, victim: Classifier | None = None
 ) -> pipeline.Scan:
     """Scan the data; defences with the same guide and suspect share what these say."""
     scene = trial.scene

@@ -12,6 +12,7 @@ from cgd.suspect import SUSPECTS
 
 VICTIM = "victim"
 SCORES = "scores"
+VERDICT = "verdict"
 STAGES = ("split", "unlearning")
 
 
@@ -27,6 +28,7 @@ class Defense:
         clean: what that takes as clean; None for a scheme.
         scores: nothing is repaired: only how well the scores of this name tell poison from the
             rest is measured.
+        judges: nor is it here: only what the scan's verdict says.
     """
 
     title: str
@@ -35,6 +37,7 @@ class Defense:
     other: defenses.Defense | None = None
     clean: Clean | None = None
     scores: str = ""
+    judges: bool = False
 
     @property
     def scans(self) -> bool:
@@ -53,7 +56,8 @@ def read_defense(entry: str) -> Defense:
             from another preset. Or the name of another defence, then parameters of it
             as KEY=VALUE; a repair also takes `clean=cgd`, `clean=cgd:5%` or `clean=true:5%`.
             Or `scores NAME`, where only the separation is measured: of the scan (`cgd`, `guide`,
-            `suspect`, `either`) or of a defence that scores samples.
+            `suspect`, `either`) or of a defence that scores samples. Or `verdict`, perhaps with
+            settings of the default preset, where only the verdict counts, and no model is trained.
 
     Raises:
         InputError: no such defence or setting.
@@ -68,17 +72,18 @@ def read_defense(entry: str) -> Defense:
         return _scores(entry, words)
     if name in defenses.DEFENSES:
         return _other(entry, name, words)
-    if name not in PRESETS:
-        known = ", ".join([*sorted(PRESETS), *sorted(defenses.DEFENSES), SCORES])
+    judges = name == VERDICT
+    if name not in PRESETS and not judges:
+        known = ", ".join([*sorted(PRESETS), *sorted(defenses.DEFENSES), SCORES, VERDICT])
         raise InputError(f"no defense {name!r}; there are {known}")
-    preset, own_suspect = PRESETS[name], False
+    preset, own_suspect = PRESETS["default" if judges else name], False
     for word in words:
         path, _, text = word.partition("=")
-        if path == "suspect" and text == VICTIM:
+        if path == "suspect" and text == VICTIM and not judges:
             own_suspect = True
         elif path == "suspect":
             if text not in SUSPECTS:
-                known = ", ".join((*SUSPECTS, VICTIM))
+                known = ", ".join((*SUSPECTS, *([] if judges else [VICTIM])))
                 raise InputError(f"{word}: there is no suspect {text!r}; there are {known}")
             preset = replace(preset, suspect=SUSPECTS[text])
         elif path in STAGES:
@@ -89,7 +94,7 @@ def read_defense(entry: str) -> Defense:
             preset = replace(preset, **{path: getattr(PRESETS[text], path)})
         else:
             preset = changed(preset, path, text, word)
-    return Defense(entry, preset, own_suspect)
+    return Defense(entry, preset, own_suspect, judges=judges)
 
 
 def _scores(entry: str, words: list[str]) -> Defense:

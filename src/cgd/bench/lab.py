@@ -117,23 +117,27 @@ class Lab:
     def _stand_in(self, entry: str) -> Path:
         """Train a guide on clean or attacked images that are not defended; returns its folder."""
         about, _, attacked = entry.partition("|")
-        images, epochs = self.grid.trusted, self.grid.guide_epochs
+        asked = {"images": self.grid.trusted, "epochs": self.grid.guide_epochs, "draw": 0}
         for word in about.split()[1:]:
             key, _, value = word.partition("=")
-            if key not in ("images", "epochs") or not value.isdigit():
-                raise InputError(f"{entry!r}: a stand-in takes images=NUMBER and epochs=NUMBER")
-            images, epochs = (int(value), epochs) if key == "images" else (images, int(value))
+            if key not in asked or not value.isdigit():
+                raise InputError(f"{entry!r}: a stand-in takes {'=NUMBER, '.join(asked)}=NUMBER")
+            asked[key] = int(value)
+        images, epochs, draw = asked.values()
         if not 0 < images <= self.grid.trusted:
             raise InputError(f"{entry!r}: there are {self.grid.trusted} trusted images")
         first = self.grid.defended
-        trusted = self._whole.subset(self._order[first : first + images])
+        rows = self._order[first : first + self.grid.trusted]
+        if draw:
+            rows = np.random.default_rng(draw).permutation(rows)
+        trusted = self._whole.subset(rows[:images])
         if attacked:
             benign = Scene(NONE, 0.0, GUIDE_SEED, target=self.grid.target)
             scene = read_scene(attacked, 0.1, benign)
             trusted = self.attacked(trusted, scene, np.arange(len(trusted))).data
         recipe = Recipe(epochs=epochs, flip=self.grid.flip)
         folder = self.work / slug(self.grid.dataset, entry, images, epochs)
-        self._model(folder, self.grid.guide_model, trusted, recipe, GUIDE_SEED)
+        self._model(folder, self.grid.guide_model, trusted, recipe, GUIDE_SEED + draw)
         return folder
 
     def trial(self, scene: Scene) -> Trial:

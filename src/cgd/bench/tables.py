@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,8 @@ ATTACK_COLUMNS = (
 
 
 def table(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
-    """Return a head and rows: a row a scene, guide and defence, means over seeds with spread.
+    """Return a head and rows: a row a scene, guide and defence, means with spread over the seeds,
+    and over the draws of a guide.
 
     What all cells have in common (the model, the labels, the guide) has no column.
     """
@@ -157,7 +159,9 @@ def table(cells: Sequence[Cell]) -> tuple[list[str], list[list[str]]]:
         columns += VERDICT_COLUMNS
     if any(cell.get("tpr_at_1") is not None for cell in cells):
         columns += RATE_COLUMNS
-    head = [*(title for title, _ in shown), "seeds", *(column.title for column in columns)]
+    drawn = any(" draw=" in (cell.get("guide") or "") for cell in cells)
+    counted = "runs" if drawn else "seeds"
+    head = [*(title for title, _ in shown), counted, *(column.title for column in columns)]
     rows = []
     for key in sorted(groups, key=_order):
         about = [_said(title, key[place]) for title, place in shown]
@@ -192,7 +196,8 @@ ABOUT = (
 
 def _group(cell: Cell) -> Group:
     *scene, _ = scene_of(cell)
-    return (*scene, cell.get("guide") or "none", cell["defense"])
+    guide = re.sub(r" draw=\d+", " drawn anew", cell.get("guide") or "none")
+    return (*scene, guide, cell["defense"])
 
 
 def scene_of(cell: Cell) -> Group:
