@@ -22,6 +22,7 @@ from cgd.files import write_json, write_text
 from cgd.guides import open_guide
 from cgd.guides.cache import VectorCache
 from cgd.guides.encoding import Encoder, encode
+from cgd.memory import memory_kept
 from cgd.training import pick_device
 
 CLIP = "ViT-B-32"
@@ -51,8 +52,9 @@ def guide_pass(data: ImageData, encoder: Encoder, repetitions: int) -> dict[str,
 
     @torch.no_grad()
     def bare() -> None:
-        for images in ready:
-            encoder.forward(images).cpu()
+        with memory_kept():
+            for images in ready:
+                encoder.forward(images).cpu()
 
     def whole() -> None:
         with tempfile.TemporaryDirectory() as folder:

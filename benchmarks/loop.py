@@ -7,6 +7,7 @@ from torch import Tensor
 from benchmarks.clock import Times, Work, in_turns
 from benchmarks.plain import Encoded, augmented, endless, steps
 from cgd.data import ImageData
+from cgd.memory import memory_kept
 from cgd.models import Classifier, ModelCard, build
 from cgd.steps import Recorder, take_step
 from cgd.training import Recipe, autocast, make_optimizer, place, train
@@ -89,5 +90,6 @@ def bare_steps(
             logits = model.net(images).float()
         return F.cross_entropy(logits, labels)
 
-    for batch in ready:
-        (recorder or take_step)(loss_of, batch, optimizer)
+    with memory_kept():
+        for batch in ready:
+            (recorder or take_step)(loss_of, batch, optimizer)

@@ -17,6 +17,7 @@ from torch import Generator, Tensor, nn
 from cgd import processes
 from cgd.errors import InputError
 from cgd.files import read_tensors, write_tensors
+from cgd.memory import memory_kept
 from cgd.models import Classifier
 from cgd.progress import say, track
 from cgd.steps import Recorder, set_rate, take_step
@@ -228,10 +229,11 @@ def run_steps(
     """
     total: Tensor | float = 0.0
     steps = 0
-    for steps, batch in enumerate(batches, start=1):
-        if schedule is not None:
-            set_rate(optimizer, schedule(first_step + steps - 1))
-        total = total + (recorder or take_step)(loss_of, batch, optimizer)
+    with memory_kept():
+        for steps, batch in enumerate(batches, start=1):
+            if schedule is not None:
+                set_rate(optimizer, schedule(first_step + steps - 1))
+            total = total + (recorder or take_step)(loss_of, batch, optimizer)
     return float(total) / steps if steps else float("nan")
 
 
@@ -460,7 +462,7 @@ def predict(
     was_training = model.training
     model.eval()
     own = images[processes.part(len(images))]
-    with torch.inference_mode(), autocast(device):
+    with memory_kept(), torch.inference_mode(), autocast(device):
         logits = [
             model(send(part, device).contiguous(memory_format=torch.channels_last)).float()
             for part in torch.split(own, batch)

@@ -1,6 +1,7 @@
 """The benchmarks run, and scale up what they measured as they say."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,14 @@ from benchmarks.plain import PLAIN, Encoded, separated
 
 from benchmarks import __main__ as command
 from benchmarks import end_to_end, runtimes
+from benchmarks import kept as kept_memory
 from benchmarks import line as whole
+from cgd import training
 from cgd.data.writing import write_parquet
 from cgd.entropy import entropy_map
 from cgd.files import read_json
+from cgd.guides.encoding import Encoder
+from cgd.guides.preprocessing import Preprocessing
 from cgd.split import released_split
 from cgd.verdict import Verdict
 
@@ -65,6 +70,25 @@ def test_the_loop_times_all_three(toy_data: Data) -> None:
     times = loop(toy_data(256), "tiny_resnet", 1, 1, CPU)
     assert list(times) == ["limit", "cgd", "torchvision"]
     assert all(t.median > 0 and t.images == 128 for t in times.values())
+
+
+def test_work_is_timed_with_memory_kept_and_given_back(
+    toy_data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[bool] = []
+
+    def trained() -> None:
+        kept.append(training.memory_kept is not nullcontext)
+
+    times = kept_memory.compare({"a": Work(trained, 7)}, 2)
+    assert kept == [False, True] * 3
+    assert list(times) == [("a", "given back"), ("a", "kept")]
+    plain = Preprocessing((8, 8), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    encoder = Encoder("tiny", lambda images: images.mean((2, 3)), plain, CPU, batch=4)
+    works = kept_memory.works(toy_data(6), encoder, {"tiny_resnet": 1})
+    assert [work.images for work in works.values()] == [128, 128, 6]
+    for work in works.values():
+        work.run()
 
 
 def test_compiled_steps_are_timed_beside_plain_ones(toy_data: Data) -> None:

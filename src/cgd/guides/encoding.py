@@ -17,6 +17,7 @@ from cgd.errors import InputError
 from cgd.files import scratch
 from cgd.guides.cache import VectorCache, as_names
 from cgd.guides.preprocessing import Preprocessing
+from cgd.memory import memory_kept
 from cgd.progress import track
 
 T = TypeVar("T")
@@ -130,14 +131,16 @@ def encode(
     begun: Iterator[Callable[[], Tensor]] = map(encoder, reads)
     if encoder.device.type == "cuda":
         begun = _one_behind(begun)
+    pairs = zip(batches, begun, strict=True)
     try:
-        for rows, finish in track(zip(batches, begun, strict=True), "guide", total=len(batches)):
-            vectors = processes.gather(finish(), len(rows))
-            if values is None:
-                values = scratch((len(keys), vectors.shape[1]), torch.float16)
-            values[rows] = vectors
-            if processes.is_first():
-                cache.add(keys[rows], vectors)
+        with memory_kept():
+            for rows, finish in track(pairs, "guide", total=len(batches)):
+                vectors = processes.gather(finish(), len(rows))
+                if values is None:
+                    values = scratch((len(keys), vectors.shape[1]), torch.float16)
+                values[rows] = vectors
+                if processes.is_first():
+                    cache.add(keys[rows], vectors)
     finally:
         cache.flush()
     assert values is not None
