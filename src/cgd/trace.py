@@ -1,12 +1,14 @@
-"""What poison has in common: the trace that a trigger leaves in the pixels.
+"""What poison has in common: the trace that a trigger leaves in the images.
 
 Guide and suspect each judge an image on its own, and are wrong about some. A trigger is in all of
-the poison, and in little else: a linear function of the pixels, fitted to what guide and suspect
-make of a class, averages their mistakes out, and finds the trigger where it is at the same place
-in every image, as a patch or a blend. A trigger that differs from image to image leaves no linear
-trace.
+the poison, and in little else: a linear function of the image, fitted to what guide and suspect
+make of a class, averages their mistakes out. It sees an image in three ways, since triggers are of
+three kinds: at a place, as a patch, a blend or a grating (the pixels); in the fineness of the
+picture, as a warp (its spectrum: see arXiv 2104.03413); in the values themselves, as fewer grey
+levels (their histogram). A trigger that differs from image to image in all three leaves no trace.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,18 +25,22 @@ SIZE = 32
 TINY = 8
 """And to so many, to see which look alike."""
 RIDGE = 3.0
-"""Penalty on the squared weights of standardised pixels, relative to the number of images: chosen
+"""Penalty on the squared weights of standardised values, relative to the number of images: chosen
 on CIFAR-10 `small` with BadNets and SIG, where 1 to 10 do as well."""
 ALIKE = 32
 """An image is judged by what was fitted without so many that look most like it, itself among them,
 as the frames of one series do: these would vouch for one another. (16 to 64 do as well.)"""
 LEFT_OUT = 0.1
 """And without no larger share of its class."""
-OTHERS = 4
+OTHERS = 2
 """Images of other classes for each of the class: what images look like without the trigger."""
 MOST = 8000
 """Images of the class, at most, that the function is fitted to."""
-BLOCK = 2048
+MOST_OTHERS = 2000
+"""Images of other classes, at most, that are judged, too."""
+LEVELS = 256
+BLOCK = 6_000_000
+"""Pixel values of the images that are read together."""
 SMALL_BLOCK = 128
 """Images that are judged together, each with those that look like it."""
 
@@ -50,8 +56,9 @@ def trace(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """How much each image of a class has of what its probable poison has in common.
 
-    Ridge regression of the probability of being poison (0 in other classes) on the pixels. No image
-    is judged by a function that was fitted to it, or to images of its class that look like it.
+    Ridge regression of the probability of being poison (0 in other classes) on the pixels, the
+    spectrum (magnitudes of the discrete cosine transform) and the histogram of values. No image is
+    judged by a function that was fitted to it, or to images of its class that look like it.
 
     Args:
         images: uint8 [n, 3, size, size].
@@ -62,13 +69,13 @@ def trace(
         device: where to compute; default: a GPU if there is one.
 
     Returns:
-        float64 [m], high = the trace is there; and float64, the same of as many images of other
-        classes, where there are so many.
+        float64 [m], high = the trace is there; and float64, the same of images of other classes, up
+        to 2,000.
     """
     device = device or pick_device()
     generator = np.random.default_rng(seed)
     others = np.flatnonzero(labels != labels[rows[0]])
-    own = generator.permutation(len(rows))[:MOST]
+    own = np.sort(generator.permutation(len(rows))[:MOST])
     beside = generator.choice(others, min(len(others), OTHERS * len(own)), replace=False)
     fitted = np.concatenate([rows[own], beside])
     wanted = torch.zeros(len(fitted), device=device)
@@ -81,7 +88,7 @@ def trace(
     weights = torch.linalg.solve_triangular(factor, moment[:, None], upper=False)[:, 0]
     of_class = _Ridge(images, scale, factor, weights, rows[own], wanted[: len(own)])
     of_others = _Ridge(images, scale, factor, weights, beside, wanted[len(own) :])
-    return of_class.without_look_alikes(rows), of_others.without_itself(len(own))
+    return of_class.without_look_alikes(rows), of_others.without_itself(MOST_OTHERS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +97,7 @@ class _Ridge:
     z = L^-1 x: the prediction is z w, and z z' is the influence that images have on one another's.
 
     Attributes:
-        images, scale: see `_pixels`.
+        images, scale: see `_values`.
         factor: [values, values], L.
         weights: [values], w.
         rows: some of the images that it was fitted to.
@@ -106,11 +113,11 @@ class _Ridge:
 
     def whitened(self, rows: NDArray[np.int64]) -> Tensor:
         """z, [rows, values]."""
-        blocks = _pixels(self.images, rows, self.factor.device, self.scale)
+        blocks = _values(self.images, rows, self.factor.device, self.scale)
         return torch.cat(
             [
-                torch.linalg.solve_triangular(self.factor, pixels.T, upper=False).T
-                for pixels in blocks
+                torch.linalg.solve_triangular(self.factor, values.T, upper=False).T
+                for values in blocks
             ]
         )
 
@@ -130,43 +137,70 @@ class _Ridge:
             distance = torch.cdist(self.tiny(block), known_tiny)
             itself = torch.from_numpy(block[:, None] == self.rows).to(distance.device)
             alike = distance.masked_fill(itself, -1).topk(count, largest=False).indices
-            near, z = known[alike], self.whitened(block)
+            near, z = known[alike], known[itself.int().argmax(1)]
+            if not itself.any(1).all():
+                z = self.whitened(block)
             left = torch.linalg.solve(unit - near @ near.mT, error[alike])
             found.append(z @ self.weights - ((near @ z[:, :, None])[:, :, 0] * left).sum(1))
         return torch.cat(found).double().cpu().numpy()
 
     def tiny(self, rows: NDArray[np.int64]) -> Tensor:
         """Images of a few pixels, of even brightness and contrast, [rows, values]."""
-        seen = torch.cat(list(_pixels(self.images, rows, self.factor.device, size=TINY)))
+        blocks = _read(self.images, rows, self.factor.device)
+        seen = torch.cat([_shrunk(images, TINY).flatten(1) for images in blocks])
         even = seen - seen.mean(1, keepdim=True)
         return even / (even.std(1, keepdim=True) + 1)
 
 
-def _pixels(
+def _read(images: Tensor, rows: NDArray[np.int64], device: torch.device) -> Iterator[Tensor]:
+    """Yield blocks of images as float32 [block, 3, size, size]."""
+    count = max(1, BLOCK // images[0].numel())
+    for block in torch.split(torch.from_numpy(rows), count):
+        yield images[block.to(images.device)].to(device).float()
+
+
+def _shrunk(images: Tensor, size: int) -> Tensor:
+    return F.adaptive_avg_pool2d(images, size) if max(images.shape[2:]) > size else images
+
+
+def _values(
     images: Tensor,
     rows: NDArray[np.int64],
     device: torch.device,
     scale: tuple[Tensor, Tensor] | None = None,
-    size: int = SIZE,
 ) -> Iterator[Tensor]:
-    """Yield blocks of images as float32 [block, values], standardised where a scale is given."""
-    for block in torch.split(torch.from_numpy(rows), BLOCK):
-        pixels = images[block.to(images.device)].to(device).float()
-        if max(pixels.shape[2:]) > size:
-            pixels = F.adaptive_avg_pool2d(pixels, size)
-        flat = pixels.flatten(1)
+    """Yield what is seen of blocks of images, float32 [block, values], standardised where a scale
+    is given: pixels, spectrum and histogram, the latter two in decibels."""
+    for block in _read(images, rows, device):
+        pixels = _shrunk(block, SIZE)
+        cosines = _cosines(pixels.shape[-1], device)
+        spectrum = cosines @ pixels.mean(1) @ cosines.T
+        start = LEVELS * torch.arange(len(block), device=device)[:, None]
+        counts = torch.bincount(
+            (block.flatten(1).long() + start).flatten(), minlength=LEVELS * len(block)
+        ).view(len(block), LEVELS)
+        decibels = [20 * torch.log10(1 + x.abs().flatten(1)) for x in (spectrum, counts.float())]
+        flat = torch.cat([pixels.flatten(1), *decibels], 1)
         yield flat if scale is None else (flat - scale[0]) / scale[1]
+
+
+def _cosines(size: int, device: torch.device) -> Tensor:
+    """The discrete cosine transform (type II, orthonormal), [size, size]."""
+    place = torch.arange(size, device=device, dtype=torch.float64)
+    waves: Tensor = torch.cos(torch.pi / size * (place + 0.5) * place[:, None])
+    waves[0] /= 2**0.5
+    return (waves * math.sqrt(2 / size)).float()
 
 
 def _moments(
     images: Tensor, rows: NDArray[np.int64], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of every value, the latter raised by a level of brightness: a
-    value that never changes tells nothing."""
+    """Mean and standard deviation of every value, the latter raised by a level of brightness or a
+    decibel: a value that never changes tells nothing."""
     total = squares = torch.zeros((), dtype=torch.float64)
-    for pixels in _pixels(images, rows, device):
-        total = total + pixels.sum(0).double().cpu()
-        squares = squares + pixels.square().sum(0).double().cpu()
+    for values in _values(images, rows, device):
+        total = total + values.sum(0).double().cpu()
+        squares = squares + values.square().sum(0).double().cpu()
     mean = total / len(rows)
     deviation = (squares / len(rows) - mean**2).clamp_min(0).sqrt() + 1
     return mean.float().to(device), deviation.float().to(device)
@@ -176,12 +210,11 @@ def _normal_equations(
     images: Tensor, rows: NDArray[np.int64], wanted: Tensor, scale: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
     """X'X and X'y."""
-    values = len(scale[0])
-    gram = torch.zeros(values, values, device=wanted.device)
-    moment = torch.zeros(values, device=wanted.device)
-    for pixels, target in zip(
-        _pixels(images, rows, wanted.device, scale), torch.split(wanted, BLOCK), strict=True
-    ):
-        gram.addmm_(pixels.T, pixels)
-        moment.addmv_(pixels.T, target)
+    count, done = len(scale[0]), 0
+    gram = torch.zeros(count, count, device=wanted.device)
+    moment = torch.zeros(count, device=wanted.device)
+    for values in _values(images, rows, wanted.device, scale):
+        gram.addmm_(values.T, values)
+        moment.addmv_(values.T, wanted[done : done + len(values)])
+        done += len(values)
     return gram, moment

@@ -8,7 +8,7 @@ Pure array functions of the entropy maps and of what the guide says. An attack s
   weak, it confuses a class with a few others, and these with it; poison comes from everywhere, and
   is not given back.
 
-What the poison has in common in its pixels (`cgd.trace`) then tells it more surely, and finds some
+What the poison has in common (`cgd.trace`) then tells it more surely, and finds some
 that neither sign does.
 """
 
@@ -91,20 +91,20 @@ FEWEST_CLEAR = 50.0
 together (the sum of 2 p - 1): poison that is not far from the rest is never sure."""
 
 TRACED = 0.8
-"""Poison has a trace in common if it tells so large a share of pairs of a probably poisoned sample
-and one of another class apart. Poison looks like images of other classes, but for its trigger.
-(Midway between chance and certainty, 0.75, the trace of Input-aware counts, 0.78, and harms.)"""
+"""Poison has a trace in common if it tells so large a share of pairs of a sample that is surely
+poison, or probably where few are, and one of another class apart. Poison looks like images of other
+classes, but for its trigger. (That of FLIP, which has none in the training data, tells 0.73.)"""
 
 APART = 3.5
-"""A class in which nothing else is clear holds poison if what its pixels have in common makes two
-groups of it, whose means are so many standard deviations apart. (GTSRB under drawn guides: 3.0 at
-most in clean classes, 5.6 at least in the target of SIG.)"""
+"""A class in which nothing else is clear holds poison if what its images have in common makes two
+groups of it, whose means are so many standard deviations apart. (GTSRB under drawn guides: 2.8 at
+most in clean classes, about 5 or more in the target of SIG.)"""
 
 FEWEST_TRACED = 30
 """And so many samples are surely of the higher group: a few shots of one thing look alike, too."""
 
 WEIGHTS = (0.5, 1.0, 2.0, 4.0)
-"""Of what the pixels of poison have in common, against what guide and suspect say, both in units of
+"""Of what poison has in common, against what guide and suspect say, both in units of
 their standard deviations."""
 
 FEWEST_IN_ALL = 200
@@ -344,8 +344,8 @@ def _seen(looks: Sequence[EntropyMap], look: int, alone: bool) -> EntropyMap:
 
 
 def _clearest_score(told: Floats, rows: Ints, trace: Trace) -> Floats:
-    """Add what the pixels of a target's samples have in common to what is told of them, at the
-    weight that tells poison from the rest most clearly; return `told` itself if that is nothing."""
+    """Add what the poison of a target has in common to what is told of its samples, at the weight
+    that tells poison from the rest most clearly; return `told` itself if that is nothing."""
     traced = _in_common(told, rows, trace)
     if traced is None:
         return told
@@ -358,7 +358,9 @@ def _in_common(told: Floats, rows: Ints, trace: Trace) -> Floats | None:
     other classes."""
     probability = _upper_of_two(told)
     traced, others = trace(rows, probability)
-    return traced if _told_apart(traced[probability > 0.5], others) >= TRACED else None
+    surely = probability > SURELY
+    probable = surely if surely.sum() >= FEWEST_SURE else probability > 0.5
+    return traced if _told_apart(traced[probable], others) >= TRACED else None
 
 
 def _told_apart(high: Floats, low: Floats) -> float:
@@ -451,8 +453,8 @@ def _hidden(looks: Sequence[EntropyMap], found: Sequence[Sign]) -> tuple[Sign, .
 
 
 def _traced(looks: Sequence[EntropyMap], trace: Trace) -> tuple[Sign, ...]:
-    """Of the classes that are foremost in a look, those that a trace in their pixels divides into
-    two groups far apart."""
+    """Of the classes that are foremost in a look, those that a trace divides into two groups far
+    apart."""
     clearest: dict[int, Sign] = {}
     for number, look in enumerate(looks):
         sign = _sign(looks, concentration(look)[1], number)
