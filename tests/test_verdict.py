@@ -489,6 +489,21 @@ def test_what_does_not_tell_poison_from_other_classes_counts_for_nothing() -> No
     np.testing.assert_array_equal(alone.score, traced.score)
 
 
+@pytest.mark.parametrize(("surely", "counts"), [(9, False), (10, True)])
+def test_a_trace_counts_by_what_is_surely_poison_where_there_are_ten(
+    surely: int, counts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trace of a tenth of what is probably poison does not tell that from other classes."""
+    probability = np.full(200, 0.05)
+    probability[:100] = 0.6
+    probability[:surely] = 0.95
+    monkeypatch.setattr(module, "_upper_of_two", lambda scores: probability)
+    traced, others = (probability > 0.9).astype(np.float64), np.linspace(-1, 0.9, 300)
+    traced[surely:] = np.random.default_rng(0).uniform(-1, 0.9, 200 - surely)
+    found = module._in_common(np.zeros(200), np.arange(200), lambda rows, p: (traced, others))
+    assert (found is not None) == counts
+
+
 @pytest.mark.parametrize(
     ("trace", "poisoned", "found"), [(6.0, 150, (3,)), (1.5, 150, ()), (6.0, 20, ())]
 )

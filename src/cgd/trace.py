@@ -38,11 +38,15 @@ MOST = 8000
 """Images of the class, at most, that the function is fitted to."""
 MOST_OTHERS = 2000
 """Images of other classes, at most, that are judged, too."""
+STRIPS = 8
+"""Parts that a symmetric matrix is computed in, each from the diagonal on."""
 LEVELS = 256
 BLOCK = 6_000_000
 """Pixel values of the images that are read together."""
-SMALL_BLOCK = 128
+SMALL_BLOCK = 32
 """Images that are judged together, each with those that look like it."""
+MEASURED = 2000
+"""Images, about, that mean and spread of every value are taken from."""
 
 
 def trace(
@@ -81,7 +85,7 @@ def trace(
     wanted = torch.zeros(len(fitted), device=device)
     wanted[: len(own)] = torch.from_numpy(probability[own]).to(device)
     wanted -= wanted.mean()
-    scale = _moments(images, fitted, device)
+    scale = _moments(images, fitted[:: max(1, len(fitted) // MEASURED)], device)
     gram, moment = _normal_equations(images, fitted, wanted, scale)
     gram.diagonal().add_(RIDGE * len(fitted))
     factor = torch.linalg.cholesky(gram)
@@ -209,12 +213,14 @@ def _moments(
 def _normal_equations(
     images: Tensor, rows: NDArray[np.int64], wanted: Tensor, scale: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """X'X and X'y."""
+    """The lower triangle of X'X (what lies above the diagonal is not all there), and X'y."""
     count, done = len(scale[0]), 0
     gram = torch.zeros(count, count, device=wanted.device)
     moment = torch.zeros(count, device=wanted.device)
     for values in _values(images, rows, wanted.device, scale):
-        gram.addmm_(values.T, values)
+        for some in torch.arange(count).split(-(-count // STRIPS)):
+            first, end = int(some[0]), int(some[-1]) + 1
+            gram[first:, first:end].addmm_(values[:, first:].T, values[:, first:end])
         moment.addmv_(values.T, wanted[done : done + len(values)])
         done += len(values)
     return gram, moment
