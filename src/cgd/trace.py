@@ -38,8 +38,8 @@ MOST = 8000
 """Images of the class, at most, that the function is fitted to."""
 MOST_OTHERS = 2000
 """Images of other classes, at most, that are judged, too."""
-STRIPS = 8
-"""Parts that a symmetric matrix is computed in, each from the diagonal on."""
+STRIP = 512
+"""Columns of a symmetric matrix that are computed together, from the diagonal on."""
 LEVELS = 256
 BLOCK = 6_000_000
 """Pixel values of the images that are read together."""
@@ -218,9 +218,9 @@ def _normal_equations(
     gram = torch.zeros(count, count, device=wanted.device)
     moment = torch.zeros(count, device=wanted.device)
     for values in _values(images, rows, wanted.device, scale):
-        for some in torch.arange(count).split(-(-count // STRIPS)):
-            first, end = int(some[0]), int(some[-1]) + 1
-            gram[first:, first:end].addmm_(values[:, first:].T, values[:, first:end])
+        for first in range(0, count, STRIP):
+            strip = slice(first, first + STRIP)
+            gram[first:, strip].addmm_(values[:, first:].T, values[:, strip])
         moment.addmv_(values.T, wanted[done : done + len(values)])
         done += len(values)
     return gram, moment
