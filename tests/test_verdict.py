@@ -437,6 +437,20 @@ def test_the_probability_never_falls_with_the_score(n: int, classes: int, seed: 
     assert not found[labels != 0].any()
 
 
+@pytest.mark.parametrize("share", [0.4, 0.5, 0.6])
+def test_as_much_of_a_class_is_poison_as_its_contradictions_say(share: float) -> None:
+    """Two groups near each other, and a few outliers, which are the likeliest upper group."""
+    draw = np.random.default_rng(0)
+    poison = np.arange(1000) < round(1000 * share)
+    score = draw.normal(size=1000) + 2 * poison
+    score[:15] += 4
+    looks = scored(np.zeros(1000, np.int64), score)
+    alone, told = poison_probability(looks, 0), poison_probability(looks, 0, 0.75 * share)
+    assert alone.sum() < 20
+    assert ((told > 0.5) == poison).mean() > 0.8
+    np.testing.assert_array_equal(poison_probability(looks, 0, 0.999), alone)
+
+
 def test_nothing_is_said_about_a_class_of_nine() -> None:
     score = np.append(np.zeros(91), np.full(9, 5.0))
     labels = np.append(np.zeros(91, np.int64), np.ones(9, np.int64))
@@ -497,7 +511,7 @@ def test_a_trace_counts_by_what_is_surely_poison_where_there_are_ten(
     probability = np.full(200, 0.05)
     probability[:100] = 0.6
     probability[:surely] = 0.95
-    monkeypatch.setattr(module, "_upper_of_two", lambda scores: probability)
+    monkeypatch.setattr(module, "_upper_of_two", lambda scores, least: probability)
     traced, others = (probability > 0.9).astype(np.float64), np.linspace(-1, 0.9, 300)
     traced[surely:] = np.random.default_rng(0).uniform(-1, 0.9, 200 - surely)
     found = module._in_common(np.zeros(200), np.arange(200), lambda rows, p: (traced, others))

@@ -71,6 +71,10 @@ UNSURE = 0.5
 """Probability of being poison of what may be so or not."""
 
 STARTS = (0.01, 0.05, 0.2, 0.5)
+"""Shares of the highest scores that a mixture of two normals is fitted from."""
+
+OF_EXCESS = 0.75
+"""Of a contradicted class so much of the excess, at least, is poison."""
 
 KNOWS = 0.4
 """Contradictions alone make no target where the guide agrees with a smaller share of the labels:
@@ -198,6 +202,7 @@ class Sign:
         estimated: sum of the probabilities of being poison.
         surely: number of samples that are surely poison.
         rivals: what else might have told it, as (look, alone).
+        least: share of the class that is poison at least, as its contradictions say.
     """
 
     target: int
@@ -207,6 +212,7 @@ class Sign:
     estimated: float
     surely: int
     rivals: tuple[tuple[int, bool], ...] = ()
+    least: float = 0.0
 
     @property
     def evidence(self) -> str:
@@ -265,7 +271,7 @@ def find(
     excess = contradiction_excess(last.label, last.guide_label, confidence, classes)
     knows = np.mean(last.guide_label == last.label) >= KNOWS
     contradicted = [int(c) for c in np.argsort(-excess) if knows and excess[c] >= LEAST_EXCESS]
-    signs = [_clearest(looks, target) for target in contradicted]
+    signs = [_clearest(looks, target, OF_EXCESS * float(excess[target])) for target in contradicted]
     early = _early(looks)
     if early and early.target not in contradicted:
         signs.append(early)
@@ -294,7 +300,7 @@ def choose_again(looks: Sequence[EntropyMap], found: Found) -> Found:
         found: what stands out in some of them.
     """
     signs = (
-        _clearest_of([_sign(looks, sign.target, *rival) for rival in sign.rivals])
+        _clearest_of([_sign(looks, sign.target, *rival, sign.least) for rival in sign.rivals])
         if sign.rivals
         else sign
         for sign in found.signs
@@ -318,8 +324,8 @@ def tell(looks: Sequence[EntropyMap], found: Found, trace: Trace | None = None) 
     for sign in found.signs:
         rows = np.flatnonzero(last.label == sign.target)
         told = _seen(looks, sign.look, sign.alone).poison_score[rows]
-        clearest = _clearest_score(told, rows, trace) if trace else told
-        probability[rows] = _upper_of_two(clearest)
+        clearest = _clearest_score(told, rows, trace, sign.least) if trace else told
+        probability[rows] = _upper_of_two(clearest, sign.least)
         score[rows] = np.sort(told)[np.argsort(np.argsort(clearest, kind="stable"))]
         unclear += [sign] if clearest is told else []
     for sign in unclear:
@@ -343,20 +349,21 @@ def _seen(looks: Sequence[EntropyMap], look: int, alone: bool) -> EntropyMap:
     return replace(seen, suspect_rank=blind) if alone else seen
 
 
-def _clearest_score(told: Floats, rows: Ints, trace: Trace) -> Floats:
+def _clearest_score(told: Floats, rows: Ints, trace: Trace, least: float) -> Floats:
     """Add what the poison of a target has in common to what is told of its samples, at the weight
     that tells poison from the rest most clearly; return `told` itself if that is nothing."""
-    traced = _in_common(told, rows, trace)
+    traced = _in_common(told, rows, trace, least)
     if traced is None:
         return told
     unit = told.std() / max(float(traced.std()), 1e-9)
-    return max((told + weight * unit * traced for weight in WEIGHTS), key=_clearness)
+    sums = (told + weight * unit * traced for weight in WEIGHTS)
+    return max(sums, key=lambda score: _clearness(score, least))
 
 
-def _in_common(told: Floats, rows: Ints, trace: Trace) -> Floats | None:
+def _in_common(told: Floats, rows: Ints, trace: Trace, least: float = 0.0) -> Floats | None:
     """The trace of a class's samples; None where it does not tell probable poison from images of
     other classes."""
-    probability = _upper_of_two(told)
+    probability = _upper_of_two(told, least)
     traced, others = trace(rows, probability)
     surely = probability > SURELY
     probable = surely if surely.sum() >= FEWEST_SURE else probability > 0.5
@@ -371,8 +378,8 @@ def _told_apart(high: Floats, low: Floats) -> float:
     return float(place[: len(high)].mean() - (len(high) + 1) / 2) / len(low)
 
 
-def _clearness(score: Floats) -> float:
-    probability = _upper_of_two(score)
+def _clearness(score: Floats, least: float) -> float:
+    probability = _upper_of_two(score, least)
     return _clear_share(_clearly_poison(probability), float(probability.sum()))
 
 
@@ -382,16 +389,19 @@ def _clear_share(clear: float, estimated: float) -> float:
     return clear**3 / max(estimated, 1.0) ** 2
 
 
-def _sign(looks: Sequence[EntropyMap], target: int, look: int, alone: bool = False) -> Sign:
-    probability = poison_probability(_seen(looks, look, alone), target)
+def _sign(
+    looks: Sequence[EntropyMap], target: int, look: int, alone: bool = False, least: float = 0.0
+) -> Sign:
+    probability = poison_probability(_seen(looks, look, alone), target, least)
+    clear, estimated = _clearly_poison(probability), float(probability.sum())
     surely = int((probability > SURELY).sum())
-    return Sign(target, look, alone, _clearly_poison(probability), probability.sum(), surely)
+    return Sign(target, look, alone, clear, estimated, surely, least=least)
 
 
-def _clearest(looks: Sequence[EntropyMap], target: int) -> Sign:
+def _clearest(looks: Sequence[EntropyMap], target: int, least: float) -> Sign:
     """Choose among the guide alone and the looks in which the target begins to stand out."""
-    alone = _sign(looks, target, len(looks) - 1, alone=True)
-    return _clearest_of([alone, *_beginning(looks, target)])
+    alone = _sign(looks, target, len(looks) - 1, alone=True, least=least)
+    return _clearest_of([alone, *_beginning(looks, target, least)])
 
 
 def _clearest_of(signs: Sequence[Sign]) -> Sign:
@@ -399,13 +409,13 @@ def _clearest_of(signs: Sequence[Sign]) -> Sign:
     return replace(clearest, rivals=tuple((sign.look, sign.alone) for sign in signs))
 
 
-def _beginning(looks: Sequence[EntropyMap], target: int) -> list[Sign]:
+def _beginning(looks: Sequence[EntropyMap], target: int, least: float = 0.0) -> list[Sign]:
     """The looks in which the target begins to stand out."""
     signs = []
     for number, look in enumerate(looks):
         part, foremost = concentration(look)
         if foremost == target and part >= SUSPICIOUS_PART:
-            signs.append(_sign(looks, target, number))
+            signs.append(_sign(looks, target, number, least=least))
     return signs
 
 
@@ -619,7 +629,7 @@ def _clearly_poison(probability: Floats) -> float:
     return float((2 * probability - 1).clip(0).sum())
 
 
-def poison_probability(ranks: EntropyMap, target: int) -> Floats:
+def poison_probability(ranks: EntropyMap, target: int, least: float = 0.0) -> Floats:
     """Estimate how probably each sample was given its label by an attacker of class `target`.
 
     The poison scores within the class are taken for a mixture of two normal distributions, of
@@ -629,17 +639,18 @@ def poison_probability(ranks: EntropyMap, target: int) -> Floats:
     Args:
         ranks: the entropy map.
         target: number of the class.
+        least: share of the class that is known to be poison.
 
     Returns:
         float64 [n], in 0..1, never falling with the score; 0 for samples of other classes.
     """
     probability = np.zeros(len(ranks.label))
     rows = np.flatnonzero(ranks.label == target)
-    probability[rows] = _upper_of_two(ranks.poison_score[rows])
+    probability[rows] = _upper_of_two(ranks.poison_score[rows], least)
     return probability
 
 
-def _upper_of_two(scores: Floats) -> Floats:
+def _upper_of_two(scores: Floats, least: float = 0.0) -> Floats:
     """Probability of each score [m] to be of the higher of two normal distributions, never falling
     with the score; 0 where there are too few."""
     probability = np.zeros(len(scores))
@@ -647,7 +658,7 @@ def _upper_of_two(scores: Floats) -> Floats:
     if len(order) < FEWEST:
         return probability
     score = scores[order, None]
-    mixture = _two_normals(score)
+    mixture = _two_normals(score, least)
     low, high = np.argsort(mixture.means_[:, 0])
     found = mixture.predict_proba(score)[:, high]
     found[score[:, 0] < mixture.means_[low, 0]] = 0  # where the wider of the two is above again
@@ -655,9 +666,10 @@ def _upper_of_two(scores: Floats) -> Floats:
     return probability
 
 
-def _two_normals(score: Floats) -> "GaussianMixture":
+def _two_normals(score: Floats, least: float = 0.0) -> "GaussianMixture":
     """Fit two normals to ascending scores [n, 1]: the likeliest of several starts, in each of
-    which another share of the highest ones is poison.
+    which another share of the highest ones is poison; of those in which the higher normal ends
+    with a share of `least` or more, where there are any.
 
     Each variance is raised by a tenth of that of all scores: else the likeliest fit may be a spike
     on a few equal scores.
@@ -665,19 +677,20 @@ def _two_normals(score: Floats) -> "GaussianMixture":
     from sklearn.mixture import GaussianMixture
 
     fitted = []
-    least = max(0.1 * float(score.var()), 1e-9)
+    floor = max(0.1 * float(score.var()), 1e-9)
     for share in STARTS:
         first = min(max(2, round(share * len(score))), len(score) - 2)
         parts = score[:-first], score[-first:]
         mixture = GaussianMixture(
             2,
-            reg_covar=least,
+            reg_covar=floor,
             weights_init=[len(part) / len(score) for part in parts],
             means_init=[part.mean(0) for part in parts],
-            precisions_init=[[[1 / (part.var() + least)]] for part in parts],
+            precisions_init=[[[1 / (part.var() + floor)]] for part in parts],
         )
         fitted.append(mixture.fit(score))
-    return max(fitted, key=lambda mixture: mixture.lower_bound_)
+    enough = [m for m in fitted if m.weights_[m.means_[:, 0].argmax()] >= least]
+    return max(enough or fitted, key=lambda mixture: mixture.lower_bound_)
 
 
 def _left_over(ranks: EntropyMap, probability: Floats, target: int) -> NDArray[np.bool_]:
