@@ -25,7 +25,7 @@ with memory_kept():
     print(usual, faults(4))
 """
 """In a process of its own, whose memory no other test has used: pages that the system hands out
-while blocks of 96 MiB are taken and freed, before and, once the heap has settled, in the meantime."""
+while large blocks are taken and freed, before and, once the heap has settled, in the meantime."""
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
