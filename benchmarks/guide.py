@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,15 @@ def guide_pass(data: ImageData, encoder: Encoder, repetitions: int) -> dict[str,
             for images in ready:
                 encoder.forward(images).cpu()
 
-    def whole() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            encode(data, encoder, VectorCache(Path(folder), {}))
+    whole = partial(encode_anew, data, encoder)
+    works: dict[str, Callable[[], None]] = {"bare": bare, "cgd": whole}
+    return in_turns(works, len(data), repetitions)
 
-    return in_turns({"bare": bare, "cgd": whole}, len(data), repetitions)
+
+def encode_anew(data: ImageData, encoder: Encoder) -> None:
+    """Encode images, none of which is in the cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        encode(data, encoder, VectorCache(Path(folder), {}))
 
 
 def in_turns(

@@ -17,13 +17,12 @@ import torch
 
 from benchmarks.__main__ import head, table
 from benchmarks.clock import Times, Work, in_turns, ratios, spread
-from benchmarks.guide import random_clip
+from benchmarks.guide import encode_anew, random_clip
 from benchmarks.loop import BATCH, RECIPE, STEPS, fresh
 from cgd.data import ImageData, load
 from cgd.files import write_json, write_text
 from cgd.guides import open_guide
-from cgd.guides.cache import VectorCache
-from cgd.guides.encoding import Encoder, encode
+from cgd.guides.encoding import Encoder
 from cgd.guides.open_clip import OpenClipGuide
 from cgd.training import predict, train
 
@@ -63,12 +62,6 @@ def works(data: ImageData, encoder: Encoder, counts: dict[str, int]) -> dict[str
     asked = data.subset(np.arange(min(ASKED, len(data))))
     made["CLIP ViT-B/32"] = Work(partial(encode_anew, asked, encoder), len(asked))
     return made
-
-
-def encode_anew(data: ImageData, encoder: Encoder) -> None:
-    """Encode images, none of which is in the cache."""
-    with tempfile.TemporaryDirectory() as folder:
-        encode(data, encoder, VectorCache(Path(folder), {}))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -72,9 +72,7 @@ def test_the_loop_times_all_three(toy_data: Data) -> None:
     assert all(t.median > 0 and t.images == 128 for t in times.values())
 
 
-def test_work_is_timed_with_memory_kept_and_given_back(
-    toy_data: Data, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_work_is_timed_with_memory_kept_and_given_back(toy_data: Data) -> None:
     kept: list[bool] = []
 
     def trained() -> None:

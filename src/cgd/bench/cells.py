@@ -77,15 +77,15 @@ def describe(lab: Lab, wanted: Wanted, protocol: str) -> Cell:
 
 def measure(lab: Lab, wanted: Wanted, trial: Trial) -> Cell:
     """Make a cell: train, scan and repair what is needed, and measure."""
-    if wanted.defense != NONE and read_defense(wanted.defense).judges:
-        return _judged(lab, wanted, trial)
+    defense = None if wanted.defense == NONE else read_defense(wanted.defense)
+    if defense and defense.judges:
+        return _judged(lab, wanted, trial, defense)
     victim, victim_seconds = lab.victim(trial)
     before = _known(lab, victim, trial, "victim")
     cell: Cell = {"label_noise": _noise(lab, trial), **_clean(lab, trial)}
-    if wanted.defense == NONE:
+    if defense is None:
         cell |= {**asdict(before), "seconds": victim_seconds, "passes": float(lab.grid.epochs)}
         return {**cell, **_stealth(trial)}
-    defense = read_defense(wanted.defense)
     scan = scanned(lab, wanted, trial, defense, victim) if defense.scans else None
     if defense.scores:
         return {**cell, **_scored(lab, trial, victim, defense, scan)}
@@ -109,9 +109,9 @@ def measure(lab: Lab, wanted: Wanted, trial: Trial) -> Cell:
     }
 
 
-def _judged(lab: Lab, wanted: Wanted, trial: Trial) -> Cell:
+def _judged(lab: Lab, wanted: Wanted, trial: Trial, defense: Defense) -> Cell:
     """Scan, and keep what the verdict says."""
-    scan = scanned(lab, wanted, trial, read_defense(wanted.defense))
+    scan = scanned(lab, wanted, trial, defense)
     about = {"label_noise": _noise(lab, trial), "passes": scan.passes}
     return {**about, "seconds": sum(scan.seconds.values()), **_separation(trial, scan)}
 

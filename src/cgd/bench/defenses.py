@@ -77,13 +77,14 @@ def read_defense(entry: str) -> Defense:
         known = ", ".join([*sorted(PRESETS), *sorted(defenses.DEFENSES), SCORES, VERDICT])
         raise InputError(f"no defense {name!r}; there are {known}")
     preset, own_suspect = PRESETS["default" if judges else name], False
+    victims = () if judges else (VICTIM,)
     for word in words:
         path, _, text = word.partition("=")
-        if path == "suspect" and text == VICTIM and not judges:
+        if path == "suspect" and text in victims:
             own_suspect = True
         elif path == "suspect":
             if text not in SUSPECTS:
-                known = ", ".join((*SUSPECTS, *([] if judges else [VICTIM])))
+                known = ", ".join((*SUSPECTS, *victims))
                 raise InputError(f"{word}: there is no suspect {text!r}; there are {known}")
             preset = replace(preset, suspect=SUSPECTS[text])
         elif path in STAGES:
